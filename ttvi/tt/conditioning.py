@@ -1,0 +1,90 @@
+"""Conditionals of the mixture of a squared train and its reference, batches included; and single moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import SupportError
+from .basis import Basis
+from .rosenblatt import Mixture
+from .squared import SquaredTrain
+from .train import TensorTrain
+
+__all__ = ["conditional", "one_moment"]
+
+
+def conditional(
+    square: SquaredTrain, log_share: Tensor, batch_shape: torch.Size, bases: Sequence[Basis], fixed: dict[int, Tensor]
+) -> tuple[SquaredTrain, Tensor, torch.Size]:
+    r"""Fix coordinates of :math:`(1-\gamma) g^2/\lVert g\rVert^2 + \gamma\rho`; the result is of the same form.
+
+    Its share is :math:`\gamma' = \gamma\rho(x_C) / q(x_C)`.
+
+    Returns:
+        The conditioned square, the logarithms of the new shares, and the new batch shape.
+    """
+    for k, value in fixed.items():
+        if not bool(bases[k].support.check(value).all()):
+            raise SupportError(
+                f"condition: expected values of coordinate {k} in {bases[k].support}; got {value.flatten()[:3].tolist()}. "
+                "Condition inside the support."
+            )
+    extra = torch.broadcast_shapes(*[value.shape for value in fixed.values()])
+    shape = torch.Size([*extra, *batch_shape])
+    if shape:
+        old = max(1, batch_shape.numel())
+        fixed = {k: v.expand(extra).reshape(-1, 1).expand(-1, old).reshape(-1) for k, v in fixed.items()}
+        square, log_share = _repeat(square, extra.numel()), _repeat_vector(log_share, extra.numel())
+    log_norm = square.log_norm()
+    reference = sum((bases[k].reference_log_prob(v) for k, v in fixed.items()), torch.zeros_like(log_norm))
+    result = square.condition(fixed)
+    if not any(core.requires_grad for core in result.train.cores):
+        result = result.canonicalized()  # else when needed: fixed coordinates lower ranks, where a QR has no derivative
+    kept = torch.log1p(-log_share.exp()) + result.log_norm() - log_norm
+    swapped = log_share + reference
+    return result, swapped - torch.logaddexp(kept, swapped), shape
+
+
+def _repeat_vector(vector: Tensor, times: int) -> Tensor:
+    return vector.repeat(times) if vector.dim() else vector
+
+
+def _repeat(square: SquaredTrain, times: int) -> SquaredTrain:
+    """A batched square, its batch repeated; an unbatched one broadcasts as it is."""
+    cores = [core.repeat(times, 1, 1, 1) if core.dim() == 4 else core for core in square.train.cores]
+    return SquaredTrain(
+        TensorTrain(cores, _repeat_vector(square.train.log_scale, times)), square.bases, square.canonical
+    )
+
+
+def one_moment(mixture: Mixture, power: int) -> Tensor:
+    """The moment of a one-dimensional mixture, shape ``(B,)``: quadratic form of the multiplication matrix."""
+    square = mixture.square
+    (k,) = square.coordinates
+    basis = square.bases[k]
+    assert basis is not None
+    matrix = basis.multiplication(power).to(square.train.cores[k])
+    state = square.train.cores[0].new_ones(1, 1, 1)
+    for j, core in enumerate(square.train.cores[: k + 1]):
+        half = state.unsqueeze(-3) @ core.transpose(-3, -2)  # (B, n, r, s)
+        if j < k:
+            state = core.flatten(-3, -2).mT @ half.transpose(-3, -2).flatten(-3, -2)
+    gram = torch.einsum("...rns,...mrs->...nm", core, half)
+    value = (gram * matrix).sum((-2, -1)) / gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    share = mixture.log_share.exp()
+    if not bool((share > 0).any()):
+        return value
+    return (1 - share) * value + share * _reference_moment(basis, power)
+
+
+def _reference_moment(basis: Basis, power: int) -> float:
+    """From the quantile function of a logistic variable, where the trapezoidal rule is spectrally accurate."""
+    if basis.discrete:
+        return float((basis.nodes() ** power).mean())
+    step = 0.2
+    t = step * torch.arange(-300, 301, dtype=torch.float64)
+    x = basis.reference_icdf(torch.sigmoid(t))
+    return float((x**power * torch.sigmoid(t) * torch.sigmoid(-t)).sum() * step)
