@@ -209,6 +209,15 @@ def test_keys_of_parts_add_up():
     assert len(torch.unique(grid.keys(everything))) == 60
 
 
+def test_a_function_that_works_in_place_spoils_nothing():
+    x = torch.tensor([[0.1, 0.2, 0.3]], dtype=torch.float64)
+    grid = build(lambda x: x.mul_(2).sum(1))
+    assert float(grid.off_grid(x)) == pytest.approx(1.2)
+    assert float(grid.values(torch.tensor([[1, 2, 4]]))) == pytest.approx(7.0)
+    assert x.tolist() == [[0.1, 0.2, 0.3]]
+    assert grid.points()[0].tolist() == [[0.1, 0.2, 0.3], [0.5, 2.0, 1.0]]
+
+
 def test_gradients_are_not_recorded():
     weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
     assert not build(lambda x: x @ weight).values(random_indices(3, 0)).requires_grad

@@ -356,6 +356,22 @@ def test_rsample_of_conditionals_has_gradients():
     assert gradcheck(draws, (at, *cores), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("keep", [[0], [1], [2], [0, 1], [1, 2]], ids=str)
+def test_gradients_of_every_marginal(keep):
+    case = CASES["legendre-3"]
+    x = inside(case.bases, 2, seed=17)[:, keep].requires_grad_()
+    cores = [core.clone().requires_grad_() for core in case.train.cores]
+
+    def log_prob(x, *cores):
+        return rebuild(case, cores, 0.05).marginal(keep).log_prob(x)
+
+    def draws(*cores):
+        return rebuild(case, cores, 0.05).marginal(keep).rsample((2,), generator=torch.Generator().manual_seed(18))
+
+    assert gradcheck(log_prob, (x, *cores), atol=1e-5, rtol=1e-4)
+    assert gradcheck(draws, cores, atol=1e-4, rtol=1e-3)
+
+
 def test_rsample_refuses_finite_coordinates():
     density = CASES["mixed-4"].density()
     assert not density.has_rsample

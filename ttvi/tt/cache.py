@@ -179,7 +179,7 @@ class GridFunction(Grid):
 
     def _expand(self, request: tuple[Tensor, ...]) -> Tensor:
         if len(request) == 2:
-            return request[0]
+            return request[0].clone()  # a function may work in place
         if len(request) == 1:
             return self.coordinates(request[0])
         left, right, wanted = request

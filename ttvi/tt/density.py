@@ -522,7 +522,7 @@ class TTDensity(Distribution):
             one_moment(self.marginal([k])._mixture(), power).expand(self._flat_batch or (1,)).reshape(self.batch_shape)
         )
 
-    def entropy(self, num_samples: int = 10_000, *, generator: torch.Generator | None = None) -> Tensor:  # type: ignore[override]
+    def entropy(self, num_samples: int = 10_000, *, generator: torch.Generator | None = None) -> Tensor:
         r"""Monte Carlo estimate of :math:`-\int q \log q` in nats, of the batch shape; unbiased, error :math:`O(N^{-1/2})`."""
         return -self.log_prob(self.sample((num_samples,), generator=generator)).mean(0)
 

@@ -16,7 +16,7 @@ from .train import TensorTrain
 
 __all__ = ["SquaredTrain"]
 
-BLOCK = 1 << 20  # entries of the largest temporary on a CPU: what stays in the caches
+BLOCK = 1 << 19  # entries of the largest temporary on a CPU: what stays in the caches
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class SquaredTrain:
         cores = []
         for core, basis in zip(self.train.cores, self.bases, strict=True):
             r, n, s = core.shape[-3:]
-            if basis is None and n > r * s:
+            if basis is None and n > r * s and not core.requires_grad:  # R alone has no derivative
                 flat = core.transpose(-3, -2).flatten(-2)  # (n, r s)
                 core = torch.linalg.qr(flat, mode="r").R.unflatten(-1, (r, s)).transpose(-3, -2)
             cores.append(core)
