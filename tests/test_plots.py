@@ -40,6 +40,11 @@ class Independent:
                 terms.append(-0.5 * value[:, k] ** 2 - 0.5 * math.log(2 * math.pi))
         return sum(terms)
 
+    def log_prob_grid(self, grids):
+        shape = [len(grid) for grid in grids]
+        mesh = torch.stack(torch.meshgrid(*grids, indexing="ij"), -1)
+        return self.log_prob(mesh.reshape(-1, len(grids))).reshape(shape)
+
 
 @pytest.fixture
 def density():
@@ -51,14 +56,14 @@ def test_axes_cover_the_mass_and_no_more(density):
     panels = [panel for panel in figure.axes if panel.get_visible()]
     assert len(figure.axes) == 16
     assert len(panels) == 10
-    lower, upper = figure.axes[0].get_xlim()  # ±3.29 standard deviations hold 99.9 %, plus a margin
-    assert -5 < lower < -3.2
-    assert 3.2 < upper < 5
+    lower, upper = figure.axes[0].get_xlim()  # ±2.65 standard deviations hold 99.2 %, plus a margin
+    assert -4 < lower < -2.6
+    assert 2.6 < upper < 4
     assert figure.axes[5].get_xlim() == pytest.approx((-math.pi, math.pi))
     assert figure.axes[10].get_xlim() == (-0.5, 2.5)
     lower, upper = figure.axes[15].get_xlim()
-    assert -5 < lower < -3.2
-    assert 3.2 < upper < 5
+    assert -4 < lower < -2.6
+    assert 2.6 < upper < 4
 
 
 def test_curve_is_the_marginal(density):

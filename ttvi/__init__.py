@@ -1,6 +1,6 @@
-"""Tensor-network-first variational inference."""
+"""Tensor-train variational inference: normalise, sample, marginalise and condition a log-density."""
 
-from . import tt
+from . import diagnostics, plots, problems, tt
 
-__all__ = ["__version__", "tt"]
+__all__ = ["__version__", "diagnostics", "plots", "problems", "tt"]
 __version__ = "0.1.0"

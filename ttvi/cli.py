@@ -21,6 +21,7 @@ from .errors import ConvergenceWarning
 from .plots import corner
 from .problems.problem import Problem
 from .problems.registry import get, names
+from .tt.cross import CrossOptions
 from .tt.density import TTDensity
 
 __all__ = ["Options", "Result", "format_table", "main", "run"]
@@ -46,8 +47,8 @@ class Options:
     """
 
     problem: str
-    tol: float = 1e-4
-    max_rank: int = 64
+    tol: float = CrossOptions.tol
+    max_rank: int = CrossOptions.max_rank
     budget: int | None = None
     seed: int = 0
     samples: int = 10_000

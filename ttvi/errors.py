@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = ["BudgetExhausted", "ConvergenceWarning", "EvaluationError", "MissingExtraError", "SupportError"]
+
 
 class ConvergenceWarning(UserWarning):
     """An approximation was returned that did not reach the tolerance asked for."""

@@ -250,6 +250,21 @@ def test_init_points_find_a_needle():
     assert float(missed.log_evidence) == pytest.approx(exact - math.log(2), abs=0.01)
 
 
+def test_init_points_also_choose_the_sizes():
+    """Far narrower than the cells of the pilot grid: only slices through the point itself see the needle."""
+
+    def narrow(x):
+        d = x.shape[1]
+        wide, thin = -0.5 * x.square().sum(1), -0.5 * ((x - 1.7) / 0.05).square().sum(1) - d * math.log(0.05)
+        return torch.logaddexp(wide, thin)
+
+    point = torch.full((1, 4), 1.7, dtype=torch.float64)
+    density = TTDensity.fit(narrow, [Legendre(-6.0, 6.0)] * 4, tol=1e-3, seed=0, init_points=point)
+    assert density.info.converged
+    assert min(density.info.mode_sizes) > 200
+    assert float(density.log_evidence) == pytest.approx(math.log(2) + 2 * math.log(2 * math.pi), abs=1e-2)
+
+
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 

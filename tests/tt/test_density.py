@@ -520,6 +520,9 @@ def test_from_tntorch(tucker):
 def test_from_tntorch_refuses():
     with pytest.raises(TypeError, match="from_tntorch: expected a tntorch.Tensor with TT cores; got Tensor"):
         TTDensity.from_tntorch(torch.ones(2, 2), [Categorical(2)] * 2)
+    tntorch = pytest.importorskip("tntorch")
+    with pytest.raises(ValueError, match="from_tntorch: expected one basis per dimension of its size"):
+        TTDensity.from_tntorch(tntorch.Tensor(torch.ones(2, 3), ranks_tt=1), [Categorical(2)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -587,3 +590,16 @@ def test_the_nodes_hold_the_coefficients():
     torch.testing.assert_close((value * log.exp()).abs(), (root[2, 1] * bases[0].weights()[2].sqrt())[None])
     train = from_dense(root * bases[0].weights().sqrt()[:, None]).train
     torch.testing.assert_close(TTDensity(train, bases).log_evidence, density.log_evidence)
+
+
+@EVERY
+def test_log_prob_on_a_product_grid(name, share):
+    case = CASES[name]
+    density = case.density(share)
+    for keep in [*subsets(case.dim), tuple(range(case.dim))]:
+        part = density.marginal(keep)
+        grids = [inside([case.bases[k]], 3 + k, seed=k)[:, 0] for k in keep]
+        mesh = torch.stack(torch.meshgrid(*grids, indexing="ij"), -1)
+        torch.testing.assert_close(part.log_prob_grid(grids), part.log_prob(mesh), **TIGHT)
+    with pytest.raises(ValueError, match="expected 1 grids"):
+        density.marginal([0]).log_prob_grid([])

@@ -185,6 +185,26 @@ def test_interruption_between_the_nodes_keeps_everything():
     assert torch.equal(caught.value.info.points(), torch.cat(seen))
 
 
+@pytest.mark.parametrize("fail_at", [1, 3, 12])
+def test_the_account_of_a_function_that_raises_includes_its_slices(fail_at):
+    """A surrogate whose basis sizes are to be chosen pays for slices first."""
+    paid, calls = 0, 0
+
+    def function(x):
+        nonlocal paid, calls
+        calls += 1
+        if calls == fail_at:
+            raise RuntimeError("no more")
+        paid += len(x)
+        return x.sum(1).sin()
+
+    with pytest.raises(EvaluationError) as caught:
+        ttvi.tt.TTFunction.fit(function, [Legendre(-1.0, 1.0)] * 3, seed=0)
+    info = caught.value.info
+    assert info.status == "interrupted"
+    assert info.num_evaluations == paid == len(info.points()) == len(info.values)
+
+
 def test_the_kinds_of_errors():
     assert issubclass(SupportError, ValueError)
     assert issubclass(EvaluationError, RuntimeError)

@@ -542,8 +542,10 @@ def test_errors_name_the_remedy():
         f**0.5
     with pytest.raises(ValueError, match="One column per coordinate"):
         f(torch.zeros(3, 3))
-    with pytest.raises(ValueError, match="existing"):
+    with pytest.raises(IndexError, match=r"integral: expected positions in \[0, 2\); got 2"):
         f.integral([2])
+    with pytest.raises(ValueError, match="Name each coordinate once"):
+        f.partial({0: 0.5, -2: 0.5})
     with pytest.raises(ValueError, match="Evaluate at all nodes"):
         TTFunction.from_values(torch.zeros(3, 3), [UNIT] * 2)
     with pytest.raises(ValueError, match="bases that the coefficients belong to"):

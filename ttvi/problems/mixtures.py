@@ -15,7 +15,15 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def two_modes(dim: int = 8, sigma: float = 1.0) -> Problem:
-    """½ N(−3·1, σ²I) + ½ N(3·1, σ²I) in the box [−10, 10]^d; normalised, each mode holds half the mass."""
+    """½ N(−3·1, σ²I) + ½ N(3·1, σ²I) in the box [−10, 10]^d; normalised, each mode holds half the mass.
+
+    Args:
+        dim: number of coordinates.
+        sigma: standard deviation of every coordinate in a mode.
+
+    Raises:
+        ValueError: for a sigma outside of (0, 1].
+    """
     if not 0 < sigma <= 1:
         raise ValueError(f"two_modes: expected 0 < `sigma` <= 1; got {sigma}. Wider modes leave the box.")
 
@@ -65,6 +73,9 @@ def shells(dim: int = 10) -> Problem:
 
 def many_well(dim: int = 32) -> Problem:
     """Independent pairs (u, v) with two wells in u: log p̃ = Σ ½u + 6u² − u⁴ − ½v²; 2^{d/2} modes.
+
+    Raises:
+        ValueError: for an odd `dim`.
 
     References:
         Noé, Olsson, Köhler and Wu, "Boltzmann generators" (2019).

@@ -1,4 +1,4 @@
-"""Conditionals of the mixture of a squared train and its reference, batches included; and single moments."""
+"""Conditionals of the mixture of a squared train and its reference, batches included."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..errors import SupportError
 from .basis import Basis
-from .rosenblatt import Mixture
 from .squared import SquaredTrain
 from .train import TensorTrain
 
-__all__ = ["conditional", "one_moment"]
+__all__ = ["conditional"]
 
 
 def conditional(
@@ -23,8 +22,17 @@ def conditional(
 
     Its share is :math:`\gamma' = \gamma\rho(x_C) / q(x_C)`.
 
+    Args:
+        square, log_share: the mixture, its batch flattened.
+        batch_shape: how the batch is shown.
+        bases: one per coordinate.
+        fixed: position to values, of shapes that broadcast together.
+
     Returns:
         The conditioned square, the logarithms of the new shares, and the new batch shape.
+
+    Raises:
+        SupportError: a value lies outside the support.
     """
     for k, value in fixed.items():
         if not bool(bases[k].support.check(value).all()):
@@ -58,33 +66,3 @@ def _repeat(square: SquaredTrain, times: int) -> SquaredTrain:
     return SquaredTrain(
         TensorTrain(cores, _repeat_vector(square.train.log_scale, times)), square.bases, square.canonical
     )
-
-
-def one_moment(mixture: Mixture, power: int) -> Tensor:
-    """The moment of a one-dimensional mixture, shape ``(B,)``: quadratic form of the multiplication matrix."""
-    square = mixture.square
-    (k,) = square.coordinates
-    basis = square.bases[k]
-    assert basis is not None
-    matrix = basis.multiplication(power).to(square.train.cores[k])
-    state = square.train.cores[0].new_ones(1, 1, 1)
-    for j, core in enumerate(square.train.cores[: k + 1]):
-        half = state.unsqueeze(-3) @ core.transpose(-3, -2)  # (B, n, r, s)
-        if j < k:
-            state = core.flatten(-3, -2).mT @ half.transpose(-3, -2).flatten(-3, -2)
-    gram = torch.einsum("...rns,...mrs->...nm", core, half)
-    value = (gram * matrix).sum((-2, -1)) / gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    share = mixture.log_share.exp()
-    if not bool((share > 0).any()):
-        return value
-    return (1 - share) * value + share * _reference_moment(basis, power)
-
-
-def _reference_moment(basis: Basis, power: int) -> float:
-    """From the quantile function of a logistic variable, where the trapezoidal rule is spectrally accurate."""
-    if basis.discrete:
-        return float((basis.nodes() ** power).mean())
-    step = 0.2
-    t = step * torch.arange(-300, 301, dtype=torch.float64)
-    x = basis.reference_icdf(torch.sigmoid(t))
-    return float((x**power * torch.sigmoid(t) * torch.sigmoid(-t)).sum() * step)

@@ -281,7 +281,7 @@ def _refine(run: _Run, target: Target, init: Tensor, relevance: float) -> tuple[
         rank = max(run.train.ranks)
         since_best = 0 if error < 0.8 * best or rank > widest else since_best + 1
         best, widest = min(best, error), max(rank, widest)
-        if since_best and not rank_bound:
+        if since_best >= 2 and not rank_bound:
             truncation = max(
                 truncation / 3, 0.05 * options.tol
             )  # interpolation amplifies what truncation leaves out, most in long and narrow trains

@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ..typing import Dims, LogDensity
+from .arguments import check_columns, check_positions
 from .basis import Basis
 from .canonical import from_dense
+from .conditioning import conditional
 from .cross import CrossOptions
 from .fitting import fit_density
+from .interop import dense_coefficients, train_from_tntorch
+from .mixture import Mixture, one_moment
 from .report import CrossInfo, SweepRecord
-from .rosenblatt import Mixture, block_size, cube_to_density, density_to_cube
+from .rosenblatt import block_size, cube_to_density, density_to_cube, sobol_points
 from .squared import SquaredTrain
 from .storage import load_density, save_density
 from .train import TensorTrain
@@ -123,7 +127,8 @@ class TTDensity(Distribution):
         Args:
             log_density: ``(batch, d)`` to ``(batch,)``.
             bases: one per coordinate; a basis without size has it chosen from the decay of its coefficients.
-            tol: relative L2 error of the square root; the evidence and the effective sample size err by about its square.
+            tol: relative L2 error of the square root. The train's own log evidence errs by up to about twice as much, the
+                effective sample size falls by about its square; importance weights correct the evidence.
             max_rank: cap on every rank.
             budget: the most evaluations to spend.
             generator, seed: source of randomness; ``seed`` makes a generator.
@@ -197,11 +202,7 @@ class TTDensity(Distribution):
             raise ValueError(
                 "from_values: expected finite densities >= 0, one at least > 0. Pass log=True for logarithms."
             )
-        root = values.sqrt()
-        for k, basis in enumerate(bases):
-            weight = basis.weights(dtype=values.dtype, device=values.device).sqrt()
-            root = root * weight.view(-1, *[1] * (len(sizes) - 1 - k))
-        train = from_dense(root, tol=tol, max_rank=max_rank).train
+        train = from_dense(dense_coefficients(values.sqrt(), bases), tol=tol, max_rank=max_rank).train
         return cls(TensorTrain(train.cores, train.log_scale + 0.5 * top), bases, defensive=defensive)
 
     @classmethod
@@ -212,15 +213,12 @@ class TTDensity(Distribution):
             tensor: a tntorch tensor in TT format (no Tucker or CP factors), of the shape of the nodes.
             bases: one per dimension.
             defensive: weight of the reference.
-        """
-        from .interop import cores_from_tntorch
 
-        cores = cores_from_tntorch(tensor, "TTDensity.from_tntorch")
-        weighted = [
-            core * basis.weights(dtype=core.dtype, device=core.device).sqrt()[:, None]
-            for core, basis in zip(cores, bases, strict=True)
-        ]
-        return cls(TensorTrain(weighted), bases, defensive=defensive)
+        Raises:
+            TypeError: it is no tntorch tensor, or has CP cores.
+            ValueError: numbers or sizes of dimensions and bases differ.
+        """
+        return cls(train_from_tntorch(tensor, bases, "from_tntorch"), bases, defensive=defensive)
 
     # -- description -----------------------------------------------------------------------------------------------
 
@@ -288,11 +286,7 @@ class TTDensity(Distribution):
 
     def _rows(self, x: Tensor, caller: str) -> tuple[Tensor, torch.Size]:
         """Points as ``(S, B, d)`` and the shape that per-point results take."""
-        if not isinstance(x, Tensor) or x.dim() == 0 or x.shape[-1] != len(self.bases):
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"{caller}: expected a tensor of shape (..., {len(self.bases)}); got {got}. One column per coordinate."
-            )
+        x = check_columns(x, len(self.bases), caller)
         shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
         x = x.to(dtype=self.dtype, device=self.device).expand(*shape, x.shape[-1])
         return x.reshape(-1, max(1, self.batch_shape.numel()), x.shape[-1]), shape
@@ -309,24 +303,28 @@ class TTDensity(Distribution):
             Shape ``(...)``.
         """
         x, shape = self._rows(value, "log_prob")
-        log_norm = self._square.log_norm()
-        blocks = [self._log_prob_block(part, log_norm) for part in x.split(self._square.block(x.shape[1]))]
+        mixture, log_norm = Mixture(self._square, self._log_share), self._square.log_norm()
+        blocks = [mixture.log_prob(part, log_norm) for part in x.split(self._square.block(x.shape[1]))]
         return (torch.cat(blocks) if blocks else x.new_zeros(0)).view(shape)
 
-    def _log_prob_block(self, x: Tensor, log_norm: Tensor) -> Tensor:
-        result = self._square.log_square(x) - log_norm
-        reference = x.new_zeros(x.shape[:-1])
-        inside = torch.ones_like(reference, dtype=torch.bool)
-        for k, basis in enumerate(self.bases):
-            inside = inside & basis.support.check(x[..., k])
-            reference = reference + basis.reference_log_prob(x[..., k])
-        if not self._mixture_is_pure():
-            keep = torch.log1p(-self._log_share.exp())
-            result = torch.logaddexp(result + keep, reference + self._log_share)
-        return torch.where(inside, result, -torch.inf)
+    def log_prob_grid(self, grids: Sequence[Tensor]) -> Tensor:
+        """The normalised log-density on a product grid, much faster than point by point: for pictures and quadrature.
 
-    def _mixture_is_pure(self) -> bool:
-        return bool((self._log_share == -torch.inf).all())
+        Args:
+            grids: one vector of values per coordinate, shapes ``(g_k,)``.
+
+        Returns:
+            Shape ``(g_1, ..., g_d)``.
+
+        Raises:
+            ValueError: the number of vectors is wrong, or the density is batched.
+        """
+        if len(grids) != len(self.bases) or self.batch_shape:
+            raise ValueError(
+                f"log_prob_grid: expected {len(self.bases)} grids for an unbatched density; got {len(grids)} and batch shape "
+                f"{tuple(self.batch_shape)}. Use log_prob for anything else."
+            )
+        return self._mixture().log_prob_grid([grid.to(dtype=self.dtype, device=self.device) for grid in grids])
 
     def sample(
         self,
@@ -349,14 +347,11 @@ class TTDensity(Distribution):
         full = (*shape, *self.batch_shape, len(self.bases))
         with torch.no_grad():
             if sobol:
-                return self.inverse_rosenblatt(self._sobol(shape.numel(), generator)).view(full)
-            count, batch = shape.numel(), max(1, self.batch_shape.numel())
-            x = self._right_orthogonal().sample(count, generator)
-            if not self._mixture_is_pure():
-                u = torch.rand(count, batch, dtype=x.dtype, device=x.device, generator=generator)
-                swap = u < self._log_share.exp()
-                x = torch.where(swap.unsqueeze(-1), self._reference_draws(count, batch, generator), x)
-            return x.reshape(full)
+                u = sobol_points(self._points(shape), self.train.cores[0], generator)
+                return self._transport(cube_to_density, u.view(full), "sample")
+            mixture = self._mixture()
+            x = mixture.square.sample(shape.numel(), generator)
+            return mixture.mixed(x, self._points(shape)[1], generator).reshape(full)
 
     def rsample(
         self,
@@ -366,6 +361,13 @@ class TTDensity(Distribution):
     ) -> Tensor:
         """Draws that are differentiable in the cores (implicit reparameterisation).
 
+        Args:
+            sample_shape: leading shape of the result.
+            generator: source of randomness.
+
+        Returns:
+            Shape ``(*sample_shape, *batch_shape, d)``.
+
         Raises:
             TypeError: there are finite coordinates.
         """
@@ -374,29 +376,15 @@ class TTDensity(Distribution):
                 "rsample: expected continuous coordinates only; got a Categorical one. Use sample(), or condition on it."
             )
         shape = torch.Size(sample_shape)
-        count, batch = shape.numel(), max(1, self.batch_shape.numel())
-        u = self._uniform((count, batch, len(self.bases)), generator)
-        x = cube_to_density(Mixture(self._right_orthogonal(), self._log_share.new_tensor(-torch.inf)), u)
-        if not self._mixture_is_pure():
-            swap = self._uniform((count, batch), generator) < self._log_share.exp()
-            x = torch.where(swap.unsqueeze(-1), self._reference_draws(count, batch, generator), x)
+        u = torch.rand(self._points(shape), dtype=self.dtype, device=self.device, generator=generator)
+        mixture = self._mixture()
+        x = cube_to_density(Mixture(mixture.square, self._log_share.new_tensor(-torch.inf)), u)
+        x = mixture.mixed(x, u.shape[1], generator)
         return x.reshape(*shape, *self.batch_shape, len(self.bases))
 
-    def _uniform(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        return torch.rand(shape, dtype=self.dtype, device=self.device, generator=generator)
-
-    def _reference_draws(self, count: int, batch: int, generator: torch.Generator | None) -> Tensor:
-        u = self._uniform((count, batch, len(self.bases)), generator)
-        return torch.stack([basis.reference_icdf(u[..., k]) for k, basis in enumerate(self.bases)], -1)
-
-    def _sobol(self, count: int, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else "cpu"
-        seed = int(torch.randint(2**31, (), generator=generator, device=device))
-        batch = max(1, self.batch_shape.numel())
-        engine = torch.quasirandom.SobolEngine(batch * len(self.bases), scramble=True, seed=seed)
-        tiny = torch.finfo(self.dtype).eps
-        u = engine.draw(count, dtype=self.dtype).clamp(tiny, 1 - tiny).to(self.device)
-        return u.view(count, *self.batch_shape, len(self.bases))
+    def _points(self, shape: torch.Size) -> tuple[int, int, int]:
+        """Shape ``(S, B, d)`` of the draws of a sample shape."""
+        return shape.numel(), max(1, self.batch_shape.numel()), len(self.bases)
 
     # -- transport -------------------------------------------------------------------------------------------------
 
@@ -415,7 +403,17 @@ class TTDensity(Distribution):
         return self._transport(density_to_cube, x, "rosenblatt")
 
     def inverse_rosenblatt(self, u: Tensor) -> Tensor:
-        """The inverse of :meth:`rosenblatt`, to full precision and differentiable: ``(..., d)`` to the same shape."""
+        """The inverse of :meth:`rosenblatt`, to full precision and differentiable.
+
+        Args:
+            u: levels in the closed unit cube, shape ``(..., d)``, broadcast against the batch shape.
+
+        Returns:
+            Points of the same shape.
+
+        Raises:
+            ValueError: a level lies outside [0, 1].
+        """
         if isinstance(u, Tensor) and not bool(((u >= 0) & (u <= 1)).all()):
             raise ValueError("inverse_rosenblatt: expected levels in [0, 1]; got some outside. Apply a cdf first.")
         return self._transport(cube_to_density, u, "inverse_rosenblatt")
@@ -439,7 +437,7 @@ class TTDensity(Distribution):
             ValueError: there are none, or one is named twice.
             IndexError: a position does not exist.
         """
-        keep = sorted(self._positions(dims, "marginal"))
+        keep = sorted(check_positions(dims, len(self.bases), "marginal"))
         if not keep:
             raise ValueError(
                 "marginal: expected at least one coordinate to keep; got none. Name positions, e.g. [0, 3]."
@@ -456,12 +454,11 @@ class TTDensity(Distribution):
                 shape is that shape (in front of the batch shape this density has).
 
         Raises:
+            IndexError: a position does not exist.
             ValueError: nothing or everything is fixed.
             SupportError: a value lies outside the support.
         """
-        from .conditioning import conditional
-
-        positions = self._positions(list(values), "condition")
+        positions = check_positions(list(values), len(self.bases), "condition")
         if not positions or len(positions) == len(self.bases):
             raise ValueError(
                 f"condition: expected between 1 and {len(self.bases) - 1} coordinates; got {len(positions)}. Leave one free."
@@ -473,32 +470,10 @@ class TTDensity(Distribution):
         square = self._square if any(core.requires_grad for core in self.train.cores) else self._right_orthogonal()
         return self._make(*conditional(square, self._log_share, self.batch_shape, self.bases, fixed))
 
-    def _positions(self, dims: Dims, caller: str) -> list[int]:
-        size = len(self.bases)
-        given = [int(k) for k in dims]
-        for k in given:
-            if not -size <= k < size:
-                raise IndexError(f"{caller}: expected positions in [0, {size}); got {k}. Count coordinates from zero.")
-        positions = [k % size for k in given]
-        if len(set(positions)) < len(positions):
-            raise ValueError(f"{caller}: expected distinct positions; got {given}. Name each coordinate once.")
-        return positions
-
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Means ``(B, d)`` and second moments ``(B, d, d)`` of the mixture."""
-        mean, second = self._right_orthogonal().moments()
-        share = self._log_share.exp().reshape(-1, 1)
-        moments = [basis.reference_moments() for basis in self.bases]
-        first = mean.new_tensor([m[0] for m in moments])
-        reference = torch.outer(first, first)
-        reference.diagonal().copy_(mean.new_tensor([m[1] for m in moments]))
-        mean = (1 - share) * mean + share * first
-        return mean, (1 - share).unsqueeze(-1) * second + share.unsqueeze(-1) * reference
-
     @property
     def mean(self) -> Tensor:
         """Exact means, shape ``(*batch_shape, d)``."""
-        return self._moments()[0].expand(max(1, self.batch_shape.numel()), -1).reshape(*self.batch_shape, -1)
+        return self._mixture().moments()[0].expand(max(1, self.batch_shape.numel()), -1).reshape(*self.batch_shape, -1)
 
     @property
     def variance(self) -> Tensor:
@@ -508,22 +483,30 @@ class TTDensity(Distribution):
     @property
     def covariance(self) -> Tensor:
         """Exact covariance matrix, shape ``(*batch_shape, d, d)``. Cost O(d² · n · r³)."""
-        mean, second = self._moments()
+        mean, second = self._mixture().moments()
         result = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
         d = len(self.bases)
         return result.expand(max(1, self.batch_shape.numel()), d, d).reshape(*self.batch_shape, d, d)
 
     def moment(self, k: int, power: int) -> Tensor:
-        r"""The exact moment :math:`E[x_k^p]` of one coordinate, of the batch shape."""
-        from .conditioning import one_moment
+        r"""The exact moment :math:`E[x_k^p]` of one coordinate, of the batch shape.
 
-        (k,) = self._positions([k], "moment")
+        Args:
+            k: position of the coordinate.
+            power: the exponent :math:`p`, at least zero.
+        """
+        (k,) = check_positions([k], len(self.bases), "moment")
         return (
             one_moment(self.marginal([k])._mixture(), power).expand(self._flat_batch or (1,)).reshape(self.batch_shape)
         )
 
     def entropy(self, num_samples: int = 10_000, *, generator: torch.Generator | None = None) -> Tensor:
-        r"""Monte Carlo estimate of :math:`-\int q \log q` in nats, of the batch shape; unbiased, error :math:`O(N^{-1/2})`."""
+        r"""Monte Carlo estimate of :math:`-\int q \log q` in nats, of the batch shape; unbiased, error :math:`O(N^{-1/2})`.
+
+        Args:
+            num_samples: the number :math:`N` of draws.
+            generator: source of randomness.
+        """
         return -self.log_prob(self.sample((num_samples,), generator=generator)).mean(0)
 
     # -- moving and keeping ------------------------------------------------------------------------------------------
@@ -548,7 +531,11 @@ class TTDensity(Distribution):
     def load(
         cls, path: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> TTDensity:
-        """Read what :meth:`save` wrote, in any dtype and on any device.
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            dtype, device: what to convert to; ``None`` keeps the dtype of the file, on the CPU.
 
         Raises:
             FileNotFoundError: there is no such file.

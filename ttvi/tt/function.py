@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,12 @@ from torch import Tensor
 from ..errors import SupportError
 from ..typing import BatchFunction, Dims
 from .algebra import evaluate
+from .arguments import check_columns, check_positions, seeded
 from .arithmetic import Arithmetic
 from .basis import Basis, Hermite, from_spec
 from .canonical import from_dense
 from .cross import CrossOptions
+from .interop import dense_coefficients, to_tntorch, train_from_tntorch
 from .measure import Measure, frames, moments
 from .optimum import maximize
 from .rebase import absorb, map_modes, slopes_of
@@ -135,7 +136,12 @@ class TTFunction(Arithmetic):
     def from_values(
         cls, values: Tensor, bases: Sequence[Basis], *, tol: float = 1e-12, max_rank: int | None = None
     ) -> TTFunction:
-        """TT-SVD of the values at all nodes, shape ``(n_1, ..., n_d)``; relative :math:`L^2` error at most ``tol`` there.
+        """TT-SVD of the values at all nodes; relative :math:`L^2` error at most ``tol`` there.
+
+        Args:
+            values: values at the nodes, shape ``(n_1, ..., n_d)``.
+            bases: one per dimension, of its size.
+            tol, max_rank: truncation.
 
         Raises:
             ValueError: shapes differ, or a value is not finite.
@@ -144,10 +150,7 @@ class TTFunction(Arithmetic):
         if not isinstance(values, Tensor) or tuple(values.shape) != sizes:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"from_values: expected a tensor of shape {sizes}; got {got}. Evaluate at all nodes.")
-        for k, basis in enumerate(bases):
-            weight = basis.weights(dtype=values.dtype, device=values.device).sqrt()
-            values = values * weight.view(-1, *[1] * (len(sizes) - 1 - k))
-        return cls(from_dense(values, tol=tol, max_rank=max_rank).train, bases)
+        return cls(from_dense(dense_coefficients(values, bases), tol=tol, max_rank=max_rank).train, bases)
 
     @classmethod
     def from_data(
@@ -199,17 +202,17 @@ class TTFunction(Arithmetic):
 
     @classmethod
     def from_tntorch(cls, tensor: Any, bases: Sequence[Basis]) -> TTFunction:
-        """The function with the values of a ``tntorch.Tensor`` (TT cores) at the nodes."""
-        from .interop import cores_from_tntorch
+        """The function with the values of a ``tntorch.Tensor`` (TT cores) at the nodes.
 
-        cores = cores_from_tntorch(tensor, "TTFunction.from_tntorch")
-        if len(cores) != len(bases) or any(c.shape[1] != b._require_size() for c, b in zip(cores, bases)):
-            raise ValueError(
-                f"from_tntorch: expected one basis per dimension of its size; got shape {tuple(c.shape[1] for c in cores)} and "
-                f"{tuple(b.size for b in bases)}. Evaluate the tensor at the nodes of the bases."
-            )
-        weights = [b.weights(dtype=c.dtype, device=c.device).sqrt()[:, None] for c, b in zip(cores, bases)]
-        return cls(TensorTrain([core * w for core, w in zip(cores, weights)]), bases)
+        Args:
+            tensor: a tntorch tensor with TT cores; Tucker factors are absorbed.
+            bases: one per dimension, of its size.
+
+        Raises:
+            TypeError: it is no tntorch tensor, or has CP cores.
+            ValueError: numbers or sizes of dimensions and bases differ.
+        """
+        return cls(train_from_tntorch(tensor, bases, "from_tntorch"), bases)
 
     def to_tntorch(self, points: int | Sequence[Tensor] | None = None) -> Any:
         """A ``tntorch.Tensor`` of values on a grid.
@@ -221,8 +224,6 @@ class TTFunction(Arithmetic):
                 Or one tensor of points per coordinate. tntorch makes tensors of torch's default dtype where it is given no
                 marginals: convert with :meth:`to` if that is not the dtype of the function.
         """
-        from .interop import to_tntorch
-
         if points is None:
             grid = [basis.nodes() for basis in self.bases]
         elif isinstance(points, int):
@@ -321,18 +322,19 @@ class TTFunction(Arithmetic):
         return torch.stack(checks).all(0) if checks else torch.ones_like(x[:, 0], dtype=torch.bool)
 
     def _rows(self, x: Tensor, caller: str) -> tuple[Tensor, torch.Size]:
-        if not isinstance(x, Tensor) or x.dim() == 0 or x.shape[-1] != self.dim:
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"{caller}: expected a tensor of shape (..., {self.dim}); got {got}. One column per coordinate."
-            )
+        x = check_columns(x, self.dim, caller)
         return x.to(dtype=self.dtype, device=self.device).reshape(-1, self.dim), x.shape[:-1]
 
     # -- integrals and moments -------------------------------------------------------------------------------------
 
     def integral(self, dims: Dims | None = None) -> Any:
-        r""":math:`\int g\,dx` over all coordinates (a 0-d tensor), or over ``dims``: a function of the others."""
-        chosen = range(self.dim) if dims is None else [self._position(int(k), "integral") for k in dims]
+        r""":math:`\int g\,dx` over all coordinates (a 0-d tensor), or over ``dims``: a function of the others.
+
+        Raises:
+            IndexError: a position does not exist.
+            ValueError: one is named twice.
+        """
+        chosen = range(self.dim) if dims is None else check_positions(dims, self.dim, "integral")
         vectors = {k: self.bases[k].integrals(dtype=self.dtype, device=self.device) for k in chosen}
         return self._absorbed(vectors)
 
@@ -340,16 +342,16 @@ class TTFunction(Arithmetic):
         """The function of the remaining coordinates, in their order, with some held at given values.
 
         Raises:
-            ValueError: there is no such coordinate, or none remains.
+            IndexError: a position does not exist.
+            ValueError: no coordinate remains, or one is named twice.
             SupportError: a value lies outside the support.
         """
         vectors = {}
-        for key, value in values.items():
-            k = self._position(key, "partial")
+        for k, value in zip(check_positions(list(values), self.dim, "partial"), values.values(), strict=True):
             point = torch.as_tensor(value, dtype=self.dtype, device=self.device)
             if point.dim() or not (self.bases[k].periodic or bool(self.bases[k].support.check(point))):
                 raise SupportError(
-                    f"partial: expected a number in the support of {self.bases[k]!r} for coordinate {key}; got {value}."
+                    f"partial: expected a number in the support of {self.bases[k]!r} for coordinate {k}; got {value}."
                 )
             vectors[k] = self.bases[k](point)
         if len(vectors) == self.dim:
@@ -361,11 +363,6 @@ class TTFunction(Arithmetic):
         if train is None:
             return value
         return TTFunction(train, [basis for k, basis in enumerate(self.bases) if k not in vectors])
-
-    def _position(self, k: int, caller: str) -> int:
-        if not -self.dim <= operator.index(k) < self.dim:
-            raise ValueError(f"{caller}: expected coordinates in [0, {self.dim}); got {k}. Name existing ones.")
-        return k % self.dim
 
     def mean(self, measure: Sequence[Measure] | None = None) -> Tensor:
         r"""The mean :math:`\int g\,d\mu` under a product measure, a 0-d tensor.
@@ -400,11 +397,11 @@ class TTFunction(Arithmetic):
 
         Returns:
             The point, shape ``(d,)``, and the value there, a 0-d tensor. A search: it may miss a narrow peak.
+
+        Raises:
+            ValueError: both a generator and a seed were given.
         """
-        if generator is not None and seed is not None:
-            raise ValueError("argmax: expected generator= or seed=, not both. Drop one.")
-        if seed is not None:
-            generator = torch.Generator(self.device).manual_seed(seed)
+        generator = seeded(generator, seed, self.device, "argmax")
         train = TensorTrain([core.detach() for core in self.train.cores], self.train.log_scale.detach())
         return maximize(train, self.bases, starts, generator)
 

@@ -44,6 +44,15 @@ def search(
     point is estimated by its value times the widths of the fibers through it; a gap is reported when its estimate
     exceeds a share of the largest such estimate of the function itself.
 
+    Args:
+        grid: pays for the search.
+        train: the approximation ``g``.
+        coefficients: mantissas and log scales of the coefficients of ``f`` at multi-indices.
+        options: number of starts, and the tolerance.
+        relevance: the least share that counts; ``(3 tol)²`` if that is more.
+        generator: source of randomness.
+        reference: probabilities of the nodes for the random starts; uniform when omitted.
+
     Returns:
         Multi-indices, shape ``(found, d)``.
     """

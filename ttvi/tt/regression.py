@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConvergenceWarning, SupportError
 from .algebra import unit_scale
+from .arguments import seeded
 from .basis import Basis, Categorical, Fourier, Piecewise
 from .canonical import orthogonalize, truncate
 from .train import TensorTrain
@@ -139,9 +140,7 @@ def check_data(
         raise ValueError(
             f"from_data: expected max_rank >= 1, tol >= 0 and regularization >= 0; got {max_rank}, {tol} and {regularization}. Leave them out for the defaults."
         )
-    if generator is not None and seed is not None:
-        raise ValueError("from_data: expected generator= or seed=, not both. Drop one.")
-    return x, y, generator if seed is None else torch.Generator(x.device).manual_seed(seed)
+    return x, y, seeded(generator, seed, x.device, "from_data")
 
 
 def fit_data(

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .basis import Basis, SquareIntegral
 from .contraction import contract
+from .mixture import Mixture
 from .squared import PrefixState, SquaredTrain
 
-__all__ = ["Mixture", "cube_to_density", "density_to_cube"]
+__all__ = ["block_size", "cube_to_density", "density_to_cube", "sobol_points"]
 
 BLOCK = 1 << 22  # entries of the largest temporary of one block of points
-
-
-@dataclass(frozen=True)
-class Mixture:
-    r"""The density :math:`q = (1 - \gamma)\, g^2 / \lVert g \rVert^2 + \gamma \rho`, with :math:`\gamma` per batch member.
-
-    Attributes:
-        square: ``g``, canonical.
-        log_share: logarithm of :math:`\gamma`, shape ``(B,)`` or ``()``; ``-inf`` for the pure square.
-    """
-
-    square: SquaredTrain
-    log_share: Tensor
-
-    @property
-    def pure(self) -> bool:
-        """Whether the reference has no weight."""
-        return bool((self.log_share == -torch.inf).all())
 
 
 class _Walk:
@@ -76,6 +57,10 @@ def density_to_cube(mixture: Mixture, x: Tensor) -> Tensor:
     r"""Conditional distribution functions, :math:`u_k = Q(x_k \mid x_{<k})`: shape ``(S, B, d)`` to the same.
 
     At an atom of a finite coordinate ``u`` is the middle of its jump.
+
+    Args:
+        mixture: the density; its square is canonical.
+        x: points in the support.
     """
     walk = _Walk(mixture, (x.shape[0], x.shape[1]))
     columns: list[Tensor] = []
@@ -94,6 +79,10 @@ def cube_to_density(mixture: Mixture, u: Tensor) -> Tensor:
 
     The inverse is found to full precision without a graph; one Newton step of the implicit function
     :math:`Q(x; \theta) = u` then carries the gradients in ``u`` and in the cores.
+
+    Args:
+        mixture: the density; its square is canonical.
+        u: levels in [0, 1].
 
     References:
         Figurnov, Mohamed, Mnih: Implicit reparameterization gradients (2018).
@@ -136,3 +125,13 @@ def block_size(square: SquaredTrain) -> int:
     latent = any(basis is None for basis in square.bases)
     wide = max(core.shape[-2] * core.shape[-1] for core in square.train.cores)
     return max(16, BLOCK // (widest if latent else 2 * wide))
+
+
+def sobol_points(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Scrambled Sobol points in the open unit cube, shape ``(S, B, d)``, of the dtype and device of ``like``."""
+    count, batch, dim = shape
+    device = generator.device if generator is not None else "cpu"
+    seed = int(torch.randint(2**31, (), generator=generator, device=device))
+    engine = torch.quasirandom.SobolEngine(batch * dim, scramble=True, seed=seed)
+    tiny = torch.finfo(like.dtype).eps
+    return engine.draw(count, dtype=like.dtype).clamp(tiny, 1 - tiny).to(like.device).view(shape)

@@ -84,6 +84,35 @@ class SquaredTrain:
             + 2 * self.train.log_scale
         )
 
+    def log_square_grid(self, grids: Sequence[Tensor]) -> Tensor:
+        """Logarithm of the unnormalised density on a product grid: shape ``(g_1, ..., g_m)``; unbatched trains.
+
+        Everything but the last coordinate is evaluated per grid line, not per grid point, and the last is one matrix
+        product: a picture of a two-dimensional marginal costs little more than two of one-dimensional ones.
+
+        Args:
+            grids: one vector of values per coordinate, shapes ``(g_k,)``.
+        """
+        square = self.canonicalized()
+        state = square.train.cores[0].new_ones(1, 1, 1)  # (grid points so far, r, r)
+        logs = 2 * square.train.log_scale
+        last = square.coordinates[-1]
+        position = 0
+        for k, (core, basis) in enumerate(zip(square.train.cores[: last + 1], square.bases, strict=False)):
+            if basis is None:
+                state = _transfer(state, core, core)
+            else:
+                matrices = torch.einsum("rns,gn->grs", core, basis(grids[position]))
+                position += 1
+                if k == last:  # what follows integrates to one
+                    value = state.flatten(1) @ (matrices @ matrices.mT).flatten(1).T
+                    return torch.log(value.clamp_min(0)).view([len(grid) for grid in grids]) + logs
+                state = (matrices.mT @ state.unsqueeze(1) @ matrices).flatten(0, 1)
+            state, log = unit_scale(state, (-2, -1))
+            logs = logs + log.amax()
+            state = state * (log - log.amax()).exp()[:, None, None]
+        raise AssertionError("there is always a last coordinate")
+
     # -- exact draws -----------------------------------------------------------------------------------------------
 
     def sample(self, count: int, generator: torch.Generator | None) -> Tensor:

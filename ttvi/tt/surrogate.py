@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..errors import BudgetExhausted, ConvergenceWarning
+from ..errors import BudgetExhausted
 from ..typing import BatchFunction
 from .algebra import evaluate
 from .basis import Basis
 from .cache import GridFunction
 from .cross_function import cross_function, mixture_errors
-from .fitting import CHECK_DRAWS, PILOT_SIZE, SLACK, WALKERS, Request, _slice_size, nearest_indices
 from .report import CrossInfo
+from .request import CHECK_DRAWS, Fit, Request, accounted, judged, nearest_indices
+from .slices import WALKERS, pilot_bases, sized_bases
 from .squared import SquaredTrain
 from .train import TensorTrain
 
 __all__ = ["fit_function", "reference_points"]
 
 
-def fit_function(
-    function: BatchFunction, bases: Sequence[Basis], **arguments: object
-) -> tuple[TensorTrain, tuple[Basis, ...], CrossInfo]:
-    """The work behind :meth:`ttvi.tt.TTFunction.fit`: train, bases with sizes, report. Warns once when it fell short."""
+def fit_function(function: BatchFunction, bases: Sequence[Basis], **arguments: object) -> Fit:
+    """The work behind :meth:`ttvi.tt.TTFunction.fit`, which says what the arguments are: train, bases with sizes, report."""
     request = Request.check("fit", function, bases, **arguments)  # type: ignore[arg-type]
-    sized, sources = request.bases, []
+    return accounted(lambda sources: _fit(request, function, sources))
+
+
+def _fit(request: Request, function: BatchFunction, sources: list[GridFunction]) -> Fit:
+    """Sizes, cross approximation, validation. Every grid is entered in ``sources`` before it is paid for."""
+    sized = request.bases
     if any(basis.size is None for basis in sized):
-        sized, slices = _choose_sizes(request, function)
-        sources.append(slices)
+        sized = _choose_sizes(request, function, sources)
     left = None if request.budget is None else request.budget - sum(source.num_evaluations for source in sources)
     checks = CHECK_DRAWS if left is None else min(CHECK_DRAWS, left // 10)
     grid = request.grid(function, sized, "function", None if left is None else left - checks, None)
+    sources.append(grid)
     result = cross_function(
         grid,
         request.root_weights(sized),
@@ -45,12 +48,7 @@ def fit_function(
         caller="fit",
     )
     grid.budget = left
-    info = _check_between_nodes(request, sized, grid, result.train, result.info, checks)
-    sources.append(grid)
-    info = info.replace(num_evaluations=sum(source.num_evaluations for source in sources), _sources=tuple(sources))
-    if not info.converged:
-        warnings.warn(f"fit: {info.status}: {info.message}.", ConvergenceWarning, stacklevel=3)
-    return result.train, sized, info
+    return result.train, sized, _check_between_nodes(request, sized, grid, result.train, result.info, checks)
 
 
 def reference_points(
@@ -86,21 +84,15 @@ def _check_between_nodes(
         log_reference = sum((b.reference_log_prob(x[:, k]) for k, b in enumerate(bases)), x.new_zeros(()))
         gap = (values * root - approximation).abs().log()
         error = float(mixture_errors(gap, 2 * approximation.abs().log(), log_reference).mean().sqrt())
-    if not info.converged or error <= SLACK * request.options.tol:
-        return info.replace(error=error)
-    sizes = f"{min(info.mode_sizes)} to {max(info.mode_sizes)}"
-    return info.replace(
-        status="basis-limited",
-        error=error,
-        message=f"relative error {info.error:.1e} on the nodes but {error:.1e} between them; raise the basis sizes (now {sizes})",
-    )
+    return judged(info, error, request.options.tol)
 
 
-def _choose_sizes(request: Request, function: BatchFunction) -> tuple[tuple[Basis, ...], GridFunction]:
+def _choose_sizes(request: Request, function: BatchFunction, sources: list[GridFunction]) -> tuple[Basis, ...]:
     """Basis sizes from the decay of the coefficients along slices through random points, which then move by their square."""
-    pilot = tuple(basis.with_size(PILOT_SIZE) if basis.size is None else basis for basis in request.bases)
+    pilot = pilot_bases(request.bases)
     budget = None if request.budget is None else max(1, request.budget // 3)
     grid = request.grid(function, pilot, "function", budget, None)
+    sources.append(grid)
     tolerance = request.options.tol / math.sqrt(len(pilot))
 
     def relevant(values: Tensor) -> Tensor:
@@ -110,13 +102,4 @@ def _choose_sizes(request: Request, function: BatchFunction) -> tuple[tuple[Basi
 
     walkers = reference_points(pilot, WALKERS, request.generator, request.dtype, request.device)
     walkers = torch.cat([request.init_points[:WALKERS], walkers])
-    unsized = [k for k, basis in enumerate(request.bases) if basis.size is None]
-    sizes = dict.fromkeys(unsized, PILOT_SIZE)
-    try:
-        for sweep in range(2):
-            for k in unsized:
-                needed = _slice_size(request.bases[k], k, grid, walkers, tolerance, request.generator, relevant)
-                sizes[k] = needed if sweep == 0 else max(needed, sizes[k])
-    except BudgetExhausted:
-        pass  # the sizes found so far; the others keep the pilot's
-    return tuple(basis.with_size(sizes[k]) if k in sizes else basis for k, basis in enumerate(request.bases)), grid
+    return sized_bases(request.bases, grid, walkers, tolerance, request.generator, relevant)

@@ -234,7 +234,14 @@ Coefficients = Callable[[Tensor], tuple[Tensor, Tensor]]
 def validate(
     train: TensorTrain, coefficients: Coefficients, count: int, generator: torch.Generator | None
 ) -> Validation:
-    r"""Estimate :math:`\lVert f - g \rVert / \lVert g \rVert` from draws with probability :math:`g_i^2/\lVert g \rVert^2`."""
+    r"""Estimate :math:`\lVert f - g \rVert / \lVert g \rVert` from draws with probability :math:`g_i^2/\lVert g \rVert^2`.
+
+    Args:
+        train: the approximation ``g``.
+        coefficients: mantissas and log scales of the coefficients of ``f`` at multi-indices.
+        count: number of draws.
+        generator: source of randomness.
+    """
     indices, _ = sample_indices(orthogonalize(train), count, generator=generator)
     mantissa, log = evaluate_indices(train, indices)
     wanted, wanted_log = coefficients(indices)

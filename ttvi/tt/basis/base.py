@@ -206,7 +206,7 @@ def _invert(integral: GridSquareIntegral, u: Tensor, share: Tensor | None) -> Te
         low, high = torch.where(below, x, low), torch.where(below, high, x)
         change = error / slope.clamp_min(torch.finfo(u.dtype).tiny)
         proposal = x - change
-        inside = (proposal >= low) & (proposal <= high)
+        inside = (proposal - low) * (high - proposal) >= 0
         done = inside & ((change.abs() <= short) | (error.abs() <= tolerance * mass))
         x = torch.where(inside, proposal, 0.5 * (low + high))
         if rows is None:

@@ -125,7 +125,7 @@ class _LegendreSquare(GridSquareIntegral):
 
     def __init__(self, basis: Legendre, coefficients: Tensor) -> None:
         table = basis._tables(coefficients.dtype, coefficients.device)
-        self.basis, self._table, self._map = basis, table, basis._unit
+        self.basis, self._weights = basis, table.barycentric
         self.grid = 0.5 * (basis.lower + basis.upper) + 0.5 * basis.length * table.lobatto
         if coefficients.shape[-1] == 1:
             values = coefficients[..., 0] @ table.at_lobatto.T
@@ -136,11 +136,10 @@ class _LegendreSquare(GridSquareIntegral):
         self.cumulative = density @ table.antiderivative.T
         self.total = self.cumulative[:, -1]
         self.stencil = table.stencil
+        self._both = torch.stack([self.cumulative, self.density], 1)
 
     def evaluate(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        terms = barycentric(self._map(x), self._table.lobatto, self._table.barycentric)
-        norm = terms.sum(-1)
-        cumulative, density = self.cumulative, self.density
-        if rows is not None:
-            cumulative, density = cumulative[rows], density[rows]
-        return torch.linalg.vecdot(terms, cumulative) / norm, torch.linalg.vecdot(terms, density) / norm
+        terms = barycentric(x, self.grid, self._weights)  # the formula does not change under affine maps
+        both = self._both if rows is None else self._both[rows]
+        value, slope = ((both * terms.unsqueeze(1)).sum(-1) / terms.sum(-1, keepdim=True)).unbind(1)
+        return value, slope

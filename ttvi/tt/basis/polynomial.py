@@ -110,6 +110,6 @@ def polynomial_tables(n: int, dtype: torch.dtype, device: torch.device) -> Polyn
 
 def barycentric(t: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """Unnormalised barycentric terms w_l / (t - y_l): shape ``(...)`` to ``(..., l)``."""
-    gap = t.unsqueeze(-1) - points
-    # A hit on a point is moved off it by next to nothing: its term then dominates the sum, as it should.
-    return weights / gap.masked_fill(gap == 0, math.sqrt(torch.finfo(t.dtype).tiny))
+    # A hit on a point is moved off it by next to nothing: its term then dominates the sum, as it should. Elsewhere the
+    # addition changes no bit.
+    return weights / (t.unsqueeze(-1) - points).add_(math.sqrt(torch.finfo(t.dtype).tiny))
