@@ -115,7 +115,7 @@ def format_table(summary: dict[str, Any]) -> str:
         ("  of the train", f"{summary['train_log_evidence']:.6f}"),
         ("  exact", "not known" if exact is None else f"{exact:.6f}"),
         ("ESS", f"{100 * summary['ess']:.2f} % of {summary['num_samples']} draws"),
-        ("Pareto k", f"{summary['pareto_k']:.2f}" + ("" if summary["pareto_k"] < 0.7 else "  (not to be trusted)")),
+        ("Pareto k", f"{summary['pareto_k']:.2f}{_remark(summary)}"),
         ("evaluations", f"{summary['num_evaluations']:,}"),
         ("seconds", f"{summary['seconds']:.1f}"),
         ("largest rank", str(summary["max_rank"])),
@@ -128,6 +128,13 @@ def format_table(summary: dict[str, Any]) -> str:
     if len(coordinates) > _MAX_ROWS:
         lines.append(f"… and {len(coordinates) - _MAX_ROWS} more")
     return "\n".join(lines)
+
+
+def _remark(summary: dict[str, Any]) -> str:
+    """What a Pareto k says: nothing where the weights are all but equal, however their last digits are distributed."""
+    if summary["pareto_k"] < 0.7:
+        return ""
+    return "  (of weights that are all but equal)" if summary["ess"] > 0.99 else "  (not to be trusted)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

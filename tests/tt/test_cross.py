@@ -129,7 +129,7 @@ def test_spins_in_a_random_field():
     )
     joint = weights @ table
     assert density.info.converged
-    assert float(density.log_evidence) == pytest.approx(math.log(float(joint.sum())), abs=1e-7)
+    assert float(density.log_evidence) == pytest.approx(math.log(float(joint.sum())), abs=1e-6)
     spins = density.marginal(range(1, d + 1))
     torch.testing.assert_close(spins.log_prob(states).exp(), joint / joint.sum(), atol=1e-6, rtol=1e-4)
 

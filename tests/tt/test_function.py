@@ -261,7 +261,7 @@ def test_zero_function():
 
 def test_sharp_signed_feature_between_flat_regions():
     """Errors are seen where the function is (nearly) zero as well as on its peak."""
-    bases = [Legendre(0.0, 1.0, size=40)] * 3
+    bases = [Legendre(0.0, 1.0, size=48)] * 3
     f = TTFunction.fit(lambda x: (x[:, 0] - 0.7) * torch.exp(-80 * (x - 0.7).square().sum(-1)), bases, tol=1e-8, seed=0)
     assert f.info.converged
     x = points(bases, 400)

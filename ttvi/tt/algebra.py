@@ -283,7 +283,9 @@ def sample_indices(
         r, n, s = core.shape
         options = (state @ core.reshape(r, n * s)).unflatten(-1, (n, s))
         masses = options.square().sum(-1)
-        index = torch.multinomial(masses, 1, generator=generator)
+        ends = masses.cumsum(-1)
+        u = torch.rand(count, 1, dtype=state.dtype, device=state.device, generator=generator)
+        index = torch.searchsorted(ends, u * ends[:, -1:], right=True).clamp_(max=n - 1)
         state = options.gather(1, index.unsqueeze(-1).expand(-1, -1, s)).squeeze(1)
         mass = masses.gather(1, index).squeeze(1)
         logs = logs + torch.log(mass / masses.sum(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -17,8 +18,8 @@ class _HashTable:
     """Open addressing on 64-bit keys, vectorised: a batch of look-ups or insertions is a few gathers."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._keys = torch.zeros(1 << 14, dtype=torch.int64, device=device)
-        self._values = torch.zeros(1 << 14, dtype=dtype, device=device)
+        self._keys = torch.zeros(1 << 17, dtype=torch.int64, device=device)
+        self._values = torch.zeros(1 << 17, dtype=dtype, device=device)
         self._count = 0
 
     def find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +118,8 @@ class GridFunction(Grid):
         self._mode_keys = [
             torch.randint(top.min, top.max, (n,), generator=fixed).to(self.device) for n in self.mode_sizes
         ]
+        self._all_keys = torch.cat(self._mode_keys)
+        self._offsets = torch.tensor([0, *itertools.accumulate(self.mode_sizes)][:-1], device=self.device)
         self._table = _HashTable(self.dtype, self.device)
         self._requests: list[tuple[Tensor, ...]] = []
         self._values: list[Tensor] = []
@@ -128,10 +131,8 @@ class GridFunction(Grid):
 
     def keys(self, indices: Tensor, start: int = 0) -> Tensor:
         """Sums of random 64-bit words, one per (mode, index): two of a million points coincide with probability 3e-8."""
-        total = indices.new_zeros(indices.shape[0])
-        for k in range(indices.shape[1]):
-            total += self._mode_keys[start + k][indices[:, k]]
-        return total
+        offsets = self._offsets[start : start + indices.shape[1]]
+        return self._all_keys[indices + offsets].sum(1)
 
     def fibers(self, left: Tensor, right: Tensor) -> Tensor:
         k = left.shape[1]

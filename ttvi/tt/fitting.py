@@ -18,7 +18,7 @@ from .canonical import orthogonalize
 from .cross import CrossResult, cross_density, effective_fraction
 from .report import CrossInfo, SweepRecord
 from .request import CHECK_DRAWS, Fit, Request, accounted, judged, nearest_indices
-from .slices import WALKERS, pilot_bases, sized_bases
+from .slices import SLICE_TOL, WALKERS, pilot_bases, sized_bases
 from .squared import SquaredTrain
 from .sweep import CrossState
 from .train import TensorTrain
@@ -122,7 +122,7 @@ def _choose_sizes(
     drawn, _ = sample_indices(orthogonalize(result.train), WALKERS, generator=request.generator)
     # The pilot may be blind to a narrow mode that was named.
     walkers = torch.cat([request.init_points[:WALKERS], grid.coordinates(drawn)])
-    tolerance = request.options.tol / math.sqrt(len(request.bases))
+    tolerance = SLICE_TOL * request.options.tol / math.sqrt(len(request.bases))
     sized = sized_bases(request.bases, grid, walkers, tolerance, request.generator, root_density)
     nodes = [basis.nodes(dtype=request.dtype, device=request.device) for basis in sized]
     grid.budget = None

@@ -12,11 +12,12 @@ from ..errors import BudgetExhausted
 from .basis import Basis
 from .cache import GridFunction
 
-__all__ = ["PILOT_SIZE", "WALKERS", "pilot_bases", "sized_bases"]
+__all__ = ["PILOT_SIZE", "SLICE_TOL", "WALKERS", "pilot_bases", "sized_bases"]
 
 PILOT_SIZE = 17
 WALKERS = 4
 SLICE_SIZES = (65, 129, 257, 513)
+SLICE_TOL = 0.3  # of the tolerance: a few walkers do not see the sharpest slice
 
 
 def pilot_bases(bases: Sequence[Basis]) -> tuple[Basis, ...]:

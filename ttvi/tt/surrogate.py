@@ -16,7 +16,7 @@ from .cache import GridFunction
 from .cross_function import cross_function, mixture_errors
 from .report import CrossInfo
 from .request import CHECK_DRAWS, Fit, Request, accounted, judged, nearest_indices
-from .slices import WALKERS, pilot_bases, sized_bases
+from .slices import SLICE_TOL, WALKERS, pilot_bases, sized_bases
 from .squared import SquaredTrain
 from .train import TensorTrain
 
@@ -93,7 +93,7 @@ def _choose_sizes(request: Request, function: BatchFunction, sources: list[GridF
     budget = None if request.budget is None else max(1, request.budget // 3)
     grid = request.grid(function, pilot, "function", budget, None)
     sources.append(grid)
-    tolerance = request.options.tol / math.sqrt(len(pilot))
+    tolerance = SLICE_TOL * request.options.tol / math.sqrt(len(pilot))
 
     def relevant(values: Tensor) -> Tensor:
         """Slices that matter beside the largest; the others are rounding errors, or too small to be seen."""

@@ -201,10 +201,9 @@ def _split(
 def _choose_rows(grid: Grid, basis: Tensor, left: Tensor, incumbents: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Maxvol rows of the column space, with a bonus for the rows that were pivots before."""
     q = torch.linalg.qr(basis).Q
-    candidates = torch.cat(
-        [left.repeat_interleave(n, 0), torch.arange(n, device=left.device).repeat(len(left))[:, None]], 1
-    )
-    known = torch.isin(grid.keys(candidates), grid.keys(incumbents))
+    nodes = torch.arange(n, device=left.device)[:, None]
+    candidates = grid.keys(left)[:, None] + grid.keys(nodes, left.shape[1])
+    known = torch.isin(candidates.flatten(), grid.keys(incumbents))
     biased = torch.where(known[:, None], INCUMBENT_BONUS, 1.0) * q
     rows, _ = maxvol(biased)
     return rows, torch.linalg.solve(q[rows].mT, q.mT).mT
