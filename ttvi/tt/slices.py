@@ -37,21 +37,22 @@ def sized_bases(
 
     Args:
         bases: one per coordinate; those with a size keep it.
-        grid: pays for the slices. A budget that ends early leaves the remaining coordinates their pilot size.
+        grid: pays for the slices. A budget that ends early gives the remaining coordinates the largest size.
         walkers: points, shape ``(walkers, d)``; moved in place.
         tol: relative norm of the coefficients left out along one coordinate.
         generator: source of randomness.
         amplitude: turns the values on the slices, shape ``(walkers, n)``, into the functions that are to be resolved.
     """
     unsized = [k for k, basis in enumerate(bases) if basis.size is None]
-    sizes = dict.fromkeys(unsized, PILOT_SIZE)
+    sizes: dict[int, int] = {}
     try:
         for sweep in range(2):
             for k in unsized:
                 needed = _slice_size(bases[k], k, grid, walkers, tol, generator, amplitude)
                 sizes[k] = needed if sweep == 0 else max(needed, sizes[k])
     except BudgetExhausted:
-        pass  # the sizes found so far; the others keep the pilot's
+        unseen = max(sizes.values(), default=PILOT_SIZE)  # coordinates not reached are taken to be like the worst one
+        sizes = {k: sizes.get(k, unseen) for k in unsized}
     return tuple(basis.with_size(sizes[k]) if k in sizes else basis for k, basis in enumerate(bases))
 
 
