@@ -13,7 +13,6 @@ from torch.distributions import constraints
 __all__ = ["Basis", "SquareIntegral"]
 
 NEWTON_STEPS = 80
-LOCAL_STEPS = 3
 
 
 class Basis(abc.ABC):
@@ -95,7 +94,8 @@ class Basis(abc.ABC):
         Returns:
             Values, shape ``(batch, r)``.
         """
-        return (self(x).unsqueeze(-1) * coefficients).sum(-2)  # twice as fast as a batched product this thin
+        # Twice as fast as a batched product this thin, and along contiguous memory if the caller keeps n innermost.
+        return (coefficients.transpose(-1, -2) * self(x).unsqueeze(-2)).sum(-1)
 
     @abc.abstractmethod
     def square_integral(self, coefficients: Tensor) -> SquareIntegral:
@@ -158,7 +158,6 @@ class GridSquareIntegral(SquareIntegral):
     grid: Tensor  # (g,) ascending, in the coordinate x
     cumulative: Tensor  # (batch, g): F on the grid
     density: Tensor  # (batch, g): p on the grid
-    stencil: Stencil | None = None  # neighbours of every cell, for a better start
 
     def inverse(self, u: Tensor, *, share: Tensor | None = None) -> Tensor:
         with torch.no_grad():
@@ -185,8 +184,6 @@ def _invert(integral: GridSquareIntegral, u: Tensor, share: Tensor | None) -> Te
     corners = torch.cat([cell - 1, cell], 1)
     f_ends, p_ends = cumulative.gather(1, corners), density.gather(1, corners)
     x = _cubic_start(target, low, high, f_ends, p_ends)
-    if integral.stencil is not None:
-        x = _polish_locally(integral.stencil, cell[:, 0] - 1, grid, cumulative, density, target, x, low, high)
 
     tolerance = 32 * torch.finfo(u.dtype).eps
     mass = target.new_ones(()) if share is not None else integral.total.detach()
@@ -225,54 +222,6 @@ def _invert(integral: GridSquareIntegral, u: Tensor, share: Tensor | None) -> Te
         x, low, high, target, short = x[keep], low[keep], high[keep], target[keep], short[keep]
         mass = mass if mass.dim() == 0 else mass[keep]
     return solution
-
-
-@dataclasses.dataclass(frozen=True)
-class Stencil:
-    """For every cell of a grid, the points around it and their barycentric weights."""
-
-    points: Tensor  # (cells, width)
-    weights: Tensor  # (cells, width)
-
-    @classmethod
-    def build(cls, grid: Tensor, width: int = 8) -> Stencil:
-        """Centred where the grid allows; ``grid`` is ascending, in float64."""
-        width = min(width, len(grid))
-        cells = torch.arange(len(grid) - 1)
-        first = (cells - width // 2 + 1).clamp(0, len(grid) - width)
-        points = first[:, None] + torch.arange(width)
-        x = grid.cpu()[points]
-        gaps = (x[:, :, None] - x[:, None, :]) / (x[:, -1:, None] - x[:, :1, None])
-        gaps.diagonal(dim1=1, dim2=2).fill_(1.0)
-        weights = 1 / gaps.prod(2)
-        return cls(points, weights / weights.abs().amax(1, keepdim=True))
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> Stencil:
-        """The same in another dtype or on another device."""
-        return Stencil(self.points.to(device), self.weights.to(device=device, dtype=dtype))
-
-
-def _polish_locally(
-    stencil: Stencil,
-    cell: Tensor,
-    grid: Tensor,
-    f: Tensor,
-    p: Tensor,
-    target: Tensor,
-    x: Tensor,
-    low: Tensor,
-    high: Tensor,
-) -> Tensor:
-    """Newton steps on the interpolant through a few neighbours: as good a start as theirs is an approximation, and cheap."""
-    points, weights = stencil.points[cell], stencil.weights[cell]
-    nodes, f, p = grid[points], f.gather(1, points), p.gather(1, points)
-    for _ in range(LOCAL_STEPS):
-        terms = weights / (x.unsqueeze(1) - nodes)
-        error = (terms * f).sum(1) - target * (norm := terms.sum(1))
-        step = error / torch.where(norm == 0, torch.nan, (terms * p).sum(1))
-        proposal = x - step
-        x = torch.where((proposal > low) & (proposal < high), proposal, x)  # NaN on a node: stay there
-    return x
 
 
 def _cubic_start(target: Tensor, low: Tensor, high: Tensor, f: Tensor, p: Tensor) -> Tensor:

@@ -135,7 +135,6 @@ class _LegendreSquare(GridSquareIntegral):
         self.density = density * (2 / basis.length)
         self.cumulative = density @ table.antiderivative.T
         self.total = self.cumulative[:, -1]
-        self.stencil = table.stencil
         self._both = torch.stack([self.cumulative, self.density], 1)
 
     def evaluate(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:

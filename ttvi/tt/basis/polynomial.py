@@ -12,8 +12,6 @@ import torch
 from numpy.polynomial import chebyshev as cheb
 from torch import Tensor
 
-from .base import Stencil
-
 __all__ = ["PolynomialTables", "barycentric", "lagrange", "polynomial_tables"]
 
 
@@ -55,7 +53,6 @@ class PolynomialTables:
     lobatto: Tensor  # (2n,): ascending Chebyshev-Lobatto points, enough for the antiderivative of a square
     barycentric: Tensor  # (2n,): their barycentric weights
     at_lobatto: Tensor  # (2n, n): phi at those points
-    stencil: Stencil  # neighbours among those points
     antiderivative: Tensor  # (2n, 2n): values of p at those points -> values of its antiderivative
 
     def to(self, dtype: torch.dtype, device: torch.device) -> PolynomialTables:
@@ -98,8 +95,7 @@ def _tables64(n: int) -> PolynomialTables:
         "at_lobatto": at_points,
         "antiderivative": antiderivative,
     }
-    tensors = {k: torch.as_tensor(np.ascontiguousarray(v)) for k, v in arrays.items()}
-    return PolynomialTables(**tensors, stencil=Stencil.build(tensors["lobatto"]))
+    return PolynomialTables(**{k: torch.as_tensor(np.ascontiguousarray(v)) for k, v in arrays.items()})
 
 
 @lru_cache(maxsize=1024)
