@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ class SquaredTrain:
 
     def block(self, batch: int) -> int:
         """How many points per member of the batch to carry along at once."""
+        _settle_allocator()
         widest = max(core.shape[-2] * core.shape[-1] for core in self.train.cores)
         if any(basis is None for basis in self.bases):
             widest = max(core.shape[-3] * core.shape[-2] * core.shape[-1] for core in self.train.cores)
@@ -233,6 +235,16 @@ class SquaredTrain:
             entries = row.movedim(0, -1).expand(*scale.shape, j + 1)
             second[..., : j + 1, j], second[..., j, : j + 1] = entries, entries
         return mean, second
+
+
+@functools.cache
+def _settle_allocator() -> None:
+    """Once per process: have the C allocator keep temporaries of the size of a block instead of handing them back.
+
+    glibc returns freed memory to the system above a threshold that follows the largest block freed so far (mallopt(3));
+    below it, every mode of a walk along the train would fault its temporaries in again, at several times their price.
+    """
+    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
 
 
 def fiber_columns(state: Tensor, core: Tensor) -> Tensor:
