@@ -9,7 +9,15 @@ import pytest
 import scipy.stats
 import torch
 
-from ttvi.diagnostics import certify, effective_sample_size, log_evidence, pareto_k
+from ttvi.diagnostics import (
+    certify,
+    draw_weights,
+    effective_sample_size,
+    expected_kl,
+    log_evidence,
+    pareto_k,
+    smooth_log_weights,
+)
 
 
 def quantiles(count: int) -> np.ndarray:
@@ -98,7 +106,7 @@ def test_one_dominating_weight_has_no_trusted_tail():
     assert pareto_k(log_weights) == math.inf
 
 
-@pytest.mark.parametrize("function", [effective_sample_size, log_evidence, pareto_k])
+@pytest.mark.parametrize("function", [effective_sample_size, log_evidence, pareto_k, smooth_log_weights, expected_kl])
 @pytest.mark.parametrize("bad", [torch.zeros(0), torch.zeros(3, 1), torch.tensor([0.0, math.inf])])
 def test_bad_log_weights(function, bad):
     with pytest.raises(ValueError, match=function.__name__):
@@ -143,3 +151,103 @@ def test_certify_is_reproducible(device):
 def test_certify_rejects_a_column(generator):
     with pytest.raises(ValueError, match="Sum over the last dimension"):
         certify(Normal(1.0), lambda x: x, num_samples=10, generator=generator)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.7])
+def test_smoothing_pareto_weights_leaves_them(shape):
+    """The tail of exact Pareto quantiles is its own generalised Pareto fit."""
+    log_weights = torch.from_numpy(-shape * np.log1p(-quantiles(100_000)))
+    smoothed, k = smooth_log_weights(log_weights)
+    assert k == pareto_k(log_weights)
+    assert float((smoothed - log_weights)[:-1000].abs().max()) == 0.0
+    assert float((smoothed - log_weights)[-900:-10].abs().max()) < 0.05
+    assert float(smoothed.max()) <= float(log_weights.max())
+
+
+def test_smoothing_lowers_the_error_of_a_mean(generator):
+    """E over p = exponential of rate 1 by draws of rate 1.7: w ~ Pareto with k = 0.41, E_p x = 1."""
+    errors = {"raw": [], "smoothed": []}
+    for _ in range(300):
+        u = torch.rand(400, dtype=torch.float64, generator=generator, device=generator.device)
+        x = -torch.log1p(-u) / 1.7
+        log_weights = 0.7 * x + 1000.0
+        smoothed, _ = smooth_log_weights(log_weights[torch.randperm(400, generator=generator, device=x.device)])
+        order = log_weights.argsort()
+        for name, values in (("raw", log_weights[order]), ("smoothed", smoothed.sort().values)):
+            errors[name].append(float((torch.softmax(values, 0) * x[order]).sum()) - 1)
+    assert np.square(errors["smoothed"]).mean() < 0.8 * np.square(errors["raw"]).mean()
+
+
+def test_smoothing_without_a_tail_changes_nothing():
+    for log_weights in (torch.zeros(1000), torch.tensor([0.0, math.nan, -math.inf]), torch.full((9,), -math.inf)):
+        smoothed, k = smooth_log_weights(log_weights)
+        assert math.isinf(k)
+        assert torch.equal(smoothed, torch.where(log_weights.isnan(), -math.inf, log_weights).double())
+
+
+def test_expected_kl_of_normals():
+    """q = N(0, s²), p = N(0, 1): KL = (s² − 1)/2 − log s; a constant in log p̃ cancels."""
+    scale = 1.3
+    x = torch.from_numpy(scale * scipy.stats.norm.ppf(quantiles(200_000)))
+    log_weights = -0.5 * x**2 + 0.5 * (x / scale) ** 2 + math.log(scale) - 42.0
+    assert expected_kl(log_weights) == pytest.approx((scale**2 - 1) / 2 - math.log(scale), abs=1e-3)
+    assert expected_kl(torch.tensor([0.0, -math.inf])) == math.inf
+    assert math.isnan(expected_kl(torch.full((3,), -math.inf)))
+
+
+class SobolNormal(Normal):
+    """The same with scrambled Sobol points."""
+
+    def sample(self, sample_shape, *, generator=None, sobol=False):
+        if not sobol:
+            return super().sample(sample_shape, generator=generator)
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        u = torch.quasirandom.SobolEngine(1, scramble=True, seed=seed).draw(sample_shape[0], dtype=torch.float64)
+        u = u.clamp(1e-12, 1 - 1e-12)
+        return (self.scale * math.sqrt(2) * torch.erfinv(2 * u - 1)).to(generator.device)
+
+
+def test_sobol_nets_lower_the_error_and_say_so(generator):
+    """log Z = 0; over 40 repetitions the spread agrees with the standard error of the replicates."""
+    target = Normal(1.0).log_prob
+    found = [
+        certify(SobolNormal(1.2), target, num_samples=2048, generator=generator, sobol=True, replicates=8)
+        for _ in range(40)
+    ]
+    plain = certify(SobolNormal(1.2), target, num_samples=2048, generator=generator)
+    spread = math.sqrt(np.mean([one.log_evidence**2 for one in found]))
+    error = math.sqrt(np.mean([one.standard_error**2 for one in found]))
+    assert error == pytest.approx(spread, rel=0.35)
+    assert error < plain.standard_error / 5
+    assert found[0].ess == pytest.approx(plain.ess, abs=0.05)
+
+
+def test_nan_and_infinity_of_the_target_are_counted(generator):
+    def target(x):
+        value = Normal(1.0).log_prob(x)
+        return torch.where(x[:, 0] > 1.5, math.nan, torch.where(x[:, 0] < -2.5, math.inf, value))
+
+    draws = draw_weights(Normal(1.0), target, num_samples=1000, generator=generator)
+    assert draws.num_nan == int((draws.x[:, 0] > 1.5).sum()) > 0
+    assert draws.num_infinite == int((draws.x[:, 0] < -2.5).sum()) > 0
+    certificate = draws.certificate()
+    assert certificate.num_invalid == draws.num_nan + draws.num_infinite
+    assert certificate.log_evidence == pytest.approx(math.log(1 - certificate.num_invalid / 1000), abs=1e-12)
+
+
+@pytest.mark.parametrize(("num_samples", "replicates"), [(10, 8), (100, 1)])
+def test_nets_must_be_worth_it(generator, num_samples, replicates):
+    with pytest.raises(ValueError, match="at least 2 nets of at least 2 points"):
+        certify(
+            SobolNormal(1.0),
+            Normal(1.0).log_prob,
+            num_samples=num_samples,
+            generator=generator,
+            sobol=True,
+            replicates=replicates,
+        )
+
+
+def test_replicates_must_divide_the_weights():
+    with pytest.raises(ValueError, match="divide 10 log-weights; got 3"):
+        log_evidence(torch.zeros(10), replicates=3)

@@ -1,4 +1,4 @@
-"""Pictures of a density: exact one- and two-dimensional marginals in one corner plot."""
+"""Pictures of a density: its one- and two-dimensional marginals in one corner plot, exact wherever they are known."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .coordinates import Circle, Finite
 from .errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from .tt.density import TTDensity
 
 __all__ = ["corner"]
 
@@ -28,6 +27,7 @@ _LINE = "#013a63"
 _DOTS = "#d1495b"
 _MAX_COORDINATES = 8
 _FINE = 512
+_MOST_DRAWS = 20_000  # of a posterior, smoothed where it has no exact marginal
 _TAIL = 0.004  # an approximation at a loose tolerance carries some mass far out; it should not set the axes
 
 
@@ -46,7 +46,7 @@ class _Axis:
 
 
 def corner(
-    density: TTDensity,
+    density: Any,
     *,
     names: Sequence[str] | None = None,
     dims: Sequence[int] | None = None,
@@ -58,11 +58,12 @@ def corner(
     """Corner plot of the exact marginals of a density: no histogram, no smoothing.
 
     The diagonal shows p(x_i), below it p(x_i, x_j) with filled contours around 39, 86 and 99 % of the mass. Finite
-    coordinates are drawn as bars and tiles. Costs d(d − 1)/2 marginals on grids of `grid_size`² points.
+    coordinates are drawn as bars and tiles. Costs d(d − 1)/2 marginals on grids of `grid_size`² points. Where a posterior
+    has no exact marginal (its coordinates are mixed by a whitening or a flow), its weighted draws are smoothed instead.
 
     Args:
-        density: what to draw; `marginal` and `log_prob` are all that is asked of it.
-        names: one name per coordinate of `density`; x1, x2, … when None.
+        density: a `TTDensity` or a `Posterior`.
+        names: one name per coordinate of `density`; its own, or x1, x2, …, when None.
         dims: coordinates to draw, at most eight; the first eight, and a note in the title, when None.
         samples: points to scatter over the contours, shape (count, dim).
         path: where to save the picture (the suffix chooses the format); not saved when None.
@@ -77,6 +78,8 @@ def corner(
         ValueError: for coordinates or names that do not fit the density.
     """
     figure_class = _figure_class()
+    names = getattr(density, "names", None) if names is None else names
+    density = _Drawn(density) if hasattr(density, "kinds") else density
     chosen = _chosen(density, dims)
     labels = _labels(density, names)
     axes_of = {k: _axis(density, k, labels[k], grid_size) for k in chosen}
@@ -107,6 +110,90 @@ def corner(
     return figure
 
 
+class _Drawn:
+    """A posterior as it is drawn: exact marginals where it has them, else smoothed weighted draws."""
+
+    def __init__(self, posterior: Any) -> None:
+        self.posterior = posterior
+        self.event_shape, self.dtype, self.device = posterior.event_shape, posterior.dtype, posterior.device
+        if hasattr(posterior, "draws"):
+            x, weights = posterior.draws, posterior.weights
+        else:  # a conditional: no weights correct it
+            x = posterior.sample(4096, seed=0)
+            weights = torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device)
+        if len(x) > _MOST_DRAWS:
+            x, weights = x[:_MOST_DRAWS], weights[:_MOST_DRAWS] / weights[:_MOST_DRAWS].sum()
+        self.x, self.weights = x, weights.to(x.dtype)
+
+    def axis(self, k: int, name: str, grid_size: int) -> _Axis:
+        """All values of a finite coordinate, a whole circle, else the weighted quantiles and a margin."""
+        kind: Any = self.posterior.kinds[k]
+        if isinstance(kind, Finite):
+            return _Axis(torch.tensor(kind.values, dtype=self.dtype, device=self.device), True, name)
+        lower, upper = getattr(kind, "lower", -math.inf), getattr(kind, "upper", math.inf)
+        if not isinstance(kind, Circle):
+            column, order = self.x[:, k].sort()
+            mass = self.weights[order].cumsum(0)
+            first, last = (float(column[min(int((mass < p).sum()), len(mass) - 1)]) for p in (_TAIL, 1 - _TAIL))
+            margin = 0.12 * (last - first) or 1.0  # a half-line may end within it: zero there, and drawn as such
+            lower, upper = max(lower, first - margin), min(upper, last + margin)
+        return _Axis(torch.linspace(lower, upper, grid_size, dtype=self.dtype, device=self.device), False, name)
+
+    def marginal(self, dims: Sequence[int]) -> Any:
+        """The exact marginal, or the smoothed draws of those columns."""
+        try:
+            return _Gridded(self.posterior.marginal(list(dims)))
+        except ValueError:
+            kinds = [self.posterior.kinds[k] for k in dims]
+            return _Smoothed(self.x[:, list(dims)], self.weights, kinds)
+
+
+@dataclass(frozen=True)
+class _Gridded:
+    """An exact marginal of one or two coordinates, with a product grid."""
+
+    density: Any
+
+    def log_prob(self, points: torch.Tensor) -> torch.Tensor:
+        return self.density.log_prob(points)
+
+    def log_prob_grid(self, grids: Sequence[torch.Tensor]) -> torch.Tensor:
+        mesh = torch.stack(torch.meshgrid(*grids, indexing="ij"), -1)
+        return self.density.log_prob(mesh)
+
+
+@dataclass(frozen=True)
+class _Smoothed:
+    """Weighted draws under Gaussian kernels of Scott's width, wrapped on circles, none on finite sets."""
+
+    x: torch.Tensor
+    weights: torch.Tensor
+    kinds: Sequence[Any]
+
+    def log_prob(self, points: torch.Tensor) -> torch.Tensor:
+        return self.log_prob_grid([points[:, 0]])
+
+    def log_prob_grid(self, grids: Sequence[torch.Tensor]) -> torch.Tensor:
+        factors = [self._kernel(k, grid) for k, grid in enumerate(grids)]
+        if len(factors) == 1:
+            return (factors[0] @ self.weights).log()
+        return ((factors[0] * self.weights) @ factors[1].mT).log()
+
+    def _kernel(self, k: int, grid: torch.Tensor) -> torch.Tensor:
+        """Shape (grid, draws)."""
+        column, kind = self.x[:, k], self.kinds[k]
+        distance = grid[:, None] - column
+        if isinstance(kind, Finite):
+            return (distance.abs() < 0.5).to(column.dtype)
+        if isinstance(kind, Circle):
+            period = kind.upper - kind.lower
+            distance = torch.remainder(distance + period / 2, period) - period / 2
+        mean = (self.weights * column).sum()
+        spread = (self.weights * (column - mean).square()).sum().sqrt()
+        width = float(spread) * float(self.weights.square().sum()) ** (1 / (4 + len(self.kinds))) or 1.0
+        return torch.exp(-0.5 * (distance / width).square()) / (width * math.sqrt(2 * math.pi))
+
+
 def _figure_class() -> Any:
     """matplotlib's Figure, without pyplot and its global list of figures."""
     try:
@@ -116,7 +203,7 @@ def _figure_class() -> Any:
     return Figure
 
 
-def _chosen(density: TTDensity, dims: Sequence[int] | None) -> list[int]:
+def _chosen(density: Any, dims: Sequence[int] | None) -> list[int]:
     """Coordinates to draw, as positions counted from the front."""
     dim = density.event_shape[0]
     if dims is None:
@@ -131,7 +218,7 @@ def _chosen(density: TTDensity, dims: Sequence[int] | None) -> list[int]:
     return [k % dim for k in dims]
 
 
-def _labels(density: TTDensity, names: Sequence[str] | None) -> list[str]:
+def _labels(density: Any, names: Sequence[str] | None) -> list[str]:
     dim = density.event_shape[0]
     if names is None:
         return [f"$x_{{{k + 1}}}$" for k in range(dim)]
@@ -140,8 +227,10 @@ def _labels(density: TTDensity, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _axis(density: TTDensity, k: int, name: str, grid_size: int) -> _Axis:
+def _axis(density: Any, k: int, name: str, grid_size: int) -> _Axis:
     """The part of coordinate k worth drawing: all categories, a whole circle, else all but 0.8 % of the mass."""
+    if isinstance(density, _Drawn):
+        return density.axis(k, name, grid_size)
     basis = density.bases[k]
     support: Any = basis.support
     if basis.discrete:
@@ -158,7 +247,7 @@ def _axis(density: TTDensity, k: int, name: str, grid_size: int) -> _Axis:
     return _Axis(torch.linspace(lower, upper, grid_size, dtype=density.dtype, device=density.device), False, name)
 
 
-def _bulk(density: TTDensity, k: int, lower: float, upper: float) -> tuple[float, float]:
+def _bulk(density: Any, k: int, lower: float, upper: float) -> tuple[float, float]:
     """Interval that leaves out a fraction `_TAIL` of the mass on either side, with a small margin."""
     for _ in range(2):  # the second pass resolves what a grid over the whole support may have missed
         grid = torch.linspace(lower, upper, _FINE, dtype=density.dtype, device=density.device)
@@ -171,13 +260,13 @@ def _bulk(density: TTDensity, k: int, lower: float, upper: float) -> tuple[float
     return max(lower - margin, float(grid[0])), min(upper + margin, float(grid[-1]))
 
 
-def _values(density: TTDensity, dims: list[int], points: torch.Tensor) -> torch.Tensor:
+def _values(density: Any, dims: list[int], points: torch.Tensor) -> torch.Tensor:
     """Marginal density at points, (batch, len(dims)) -> (batch,)."""
     with torch.no_grad():
         return density.marginal(dims).log_prob(points).exp().nan_to_num(0.0)
 
 
-def _draw_one(panel: Axes, density: TTDensity, k: int, axis: _Axis) -> None:
+def _draw_one(panel: Axes, density: Any, k: int, axis: _Axis) -> None:
     """p(x_k): a filled curve, or bars."""
     if axis.discrete:
         heights = _values(density, [k], axis.grid[:, None])
@@ -194,7 +283,7 @@ def _draw_one(panel: Axes, density: TTDensity, k: int, axis: _Axis) -> None:
 
 def _draw_two(
     panel: Axes,
-    density: TTDensity,
+    density: Any,
     j: int,
     i: int,
     horizontal: _Axis,

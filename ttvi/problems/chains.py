@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from torch.distributions import constraints
 
+from ..supports import categorical
 from ..tt.basis import Basis, Categorical, Fourier, Legendre
-from .problem import Problem, box_problem, numbered
+from .problem import Array, Problem, box_problem, circles, numbered
 
-__all__ = ["double_well_chain", "free_ends_chain", "ginzburg_landau", "ising_fields", "xy_ring"]
+__all__ = [
+    "antiferromagnetic_chain",
+    "double_well_chain",
+    "free_ends_chain",
+    "ginzburg_landau",
+    "ising_fields",
+    "spin_glass_chain",
+    "xy_ring",
+]
 
 _TRANSFER = "log evidence by a transfer operator"
 
@@ -82,17 +93,21 @@ def double_well_chain(dim: int = 64) -> Problem:
     )
 
 
-def free_ends_chain(dim: int = 50) -> Problem:
+def free_ends_chain(dim: int = 50, temperature: float = 8.0) -> Problem:
     """Ginzburg-Landau chain with free ends, scaled to the box [−1, 1]^d.
 
-    With u = 2θ, δ = 0.04, h = 1/(d+1), T = 8:
+    With u = 2θ, δ = 0.04, h = 1/(d+1):
     log p̃(θ) = −(1/T) Σ_{i<d} [ (δ/2) ((u_{i+1} − u_i)/h)² + (1 − u_{i+1}²)²/(4δ) ], a density in θ.
     The first coordinate has no well of its own, and the box cuts the density where it is still about e^{−7}.
+
+    Args:
+        dim: number of coordinates d.
+        temperature: T.
 
     References:
         Khoo, Lindsey and Zhao, "Tensorizing flows: a tool for variational inference" (2023).
     """
-    stiffness, temperature, step, scale = 0.04, 8.0, 1.0 / (dim + 1), 2.0
+    stiffness, step, scale = 0.04, 1.0 / (dim + 1), 2.0
 
     def log_density(x: torch.Tensor) -> torch.Tensor:
         u = scale * x
@@ -101,14 +116,80 @@ def free_ends_chain(dim: int = 50) -> Problem:
         return -(bonds + wells) / temperature
 
     return box_problem(
-        f"free-ends-chain-{dim}",
+        f"free-ends-chain-{dim}" if temperature == 8 else f"free-ends-chain-{dim}-temperature-{temperature:g}",
         log_density,
         [-1.0] * dim,
         [1.0] * dim,
         [32 if dim <= 50 else 64] * dim,
         names=numbered("theta", dim),
-        log_evidence={50: -66.873307}.get(dim),
+        log_evidence={(50, 8.0): -66.873307, (50, 16.0): -46.654907}.get((dim, temperature)),
         reference=f"Ginzburg-Landau chain, free ends, of 'Tensorizing flows' (2023); {_TRANSFER}",
+        bounded=True,
+    )
+
+
+def antiferromagnetic_chain(dim: int = 25) -> Problem:
+    """Ginzburg-Landau chain with negative couplings, on the box [−1, 1]^d.
+
+    With u = 4.5 θ, δ = 0.04, h = 1/(d+1), T = 16, u_0 = u_{d+1} = 0:
+    log p̃(θ) = −(1/T) Σ_{i=1}^{d+1} [ −(δ/2) ((u_i − u_{i−1})/h)² + (1 − u_i²)²/(4δ) ], a density in θ.
+    Neighbours repel each other and take opposite signs.
+
+    References:
+        Khoo, Lindsey and Zhao, "Tensorizing flows: a tool for variational inference" (2023).
+    """
+    return _coupled_chain(
+        f"antiferromagnetic-chain-{dim}",
+        [-1.0] * (dim + 1),
+        4.5,
+        {25: 208.014293}.get(dim),
+        f"antiferromagnetic chain of 'Tensorizing flows' (2023); {_TRANSFER}",
+    )
+
+
+def spin_glass_chain(dim: int = 35) -> Problem:
+    """Ginzburg-Landau chain with random couplings, on the box [−1, 1]^d.
+
+    With u = 3.5 θ, δ = 0.04, h = 1/(d+1), T = 16, u_0 = u_{d+1} = 0:
+    log p̃(θ) = −(1/T) Σ_{i=1}^{d+1} [ (δ/2) c_i ((u_i − u_{i−1})/h)² + (1 − u_i²)²/(4δ) ], a density in θ;
+    c_1 = c_{d+1} = 1 and the others are uniform on (−1, 1), from ``numpy.random.default_rng(2)``.
+
+    References:
+        Khoo, Lindsey and Zhao, "Tensorizing flows: a tool for variational inference" (2023).
+    """
+    couplings = [1.0, *np.random.default_rng(2).uniform(-1.0, 1.0, dim - 1).tolist(), 1.0]
+    return _coupled_chain(
+        f"spin-glass-chain-{dim}",
+        couplings,
+        3.5,
+        {35: 102.198346}.get(dim),
+        f"spin glass of 'Tensorizing flows' (2023); {_TRANSFER}",
+    )
+
+
+def _coupled_chain(
+    name: str, couplings: list[float], scale: float, log_evidence: float | None, reference: str
+) -> Problem:
+    """A chain with both ends held at zero and one coupling per bond, d + 1 of them, in θ = u/scale ∈ [−1, 1]."""
+    dim, stiffness, temperature = len(couplings) - 1, 0.04, 16.0
+    weights = Array(couplings)
+
+    def log_density(x: torch.Tensor) -> torch.Tensor:
+        u = torch.nn.functional.pad(scale * x, (1, 1))
+        bonds = 0.5 * stiffness * (dim + 1) ** 2 * (u.diff(dim=1).square() @ weights.like(x))
+        wells = (1 - u[:, 1:].square()).square().sum(1) / (4 * stiffness)
+        return -(bonds + wells) / temperature
+
+    return box_problem(
+        name,
+        log_density,
+        [-1.0] * dim,
+        [1.0] * dim,
+        None,
+        names=numbered("theta", dim),
+        log_evidence=log_evidence,
+        reference=reference,
+        bounded=True,
     )
 
 
@@ -138,6 +219,7 @@ def ising_fields(sites: int = 64) -> Problem:
         log_evidence={64: 120.7140875286}.get(sites),
         names=tuple(f"{letter}{i}" for i in range(1, sites + 1) for letter in "sh"),
         reference=f"Ising chain with continuous fields; {_TRANSFER}",
+        make_support=lambda: [categorical(2), constraints.real] * sites,
     )
 
 
@@ -160,6 +242,7 @@ def xy_ring(dim: int = 16) -> Problem:
         log_evidence=_xy_ring_evidence(dim),
         names=numbered("theta", dim),
         reference="XY ring; log evidence in closed form (Bessel functions)",
+        make_support=lambda: circles(dim),
     )
 
 

@@ -1,4 +1,4 @@
-"""Many modes, thin shells and strong changes of scale."""
+"""Thin shells, many wells and strong changes of scale."""
 
 from __future__ import annotations
 
@@ -9,38 +9,9 @@ import torch
 from ..tt.basis import Legendre, Piecewise
 from .problem import Problem, box_problem, numbered
 
-__all__ = ["egg_box", "funnel", "many_well", "shells", "stretched_funnel", "two_modes"]
+__all__ = ["egg_box", "funnel", "many_well", "shells", "stretched_funnel"]
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-def two_modes(dim: int = 8, sigma: float = 1.0) -> Problem:
-    """½ N(−3·1, σ²I) + ½ N(3·1, σ²I) in the box [−10, 10]^d; normalised, each mode holds half the mass.
-
-    Args:
-        dim: number of coordinates.
-        sigma: standard deviation of every coordinate in a mode.
-
-    Raises:
-        ValueError: for a sigma outside of (0, 1].
-    """
-    if not 0 < sigma <= 1:
-        raise ValueError(f"two_modes: expected 0 < `sigma` <= 1; got {sigma}. Wider modes leave the box.")
-
-    def log_density(x: torch.Tensor) -> torch.Tensor:
-        exponents = torch.stack([-0.5 * ((x - c) / sigma).square().sum(1) for c in (-3.0, 3.0)])
-        return torch.logsumexp(exponents, 0) - math.log(2.0) - dim * (0.5 * _LOG_2PI + math.log(sigma))
-
-    return box_problem(
-        f"two-modes-{dim}" if sigma == 1 else f"two-modes-{dim}-sigma-{sigma:g}",
-        log_density,
-        [-10.0] * dim,
-        [10.0] * dim,
-        [math.ceil(56 / sigma)] * dim,
-        names=numbered("x", dim),
-        log_evidence=0.0,
-        reference="two Gaussian modes; normalised by construction",
-    )
 
 
 def shells(dim: int = 10) -> Problem:
@@ -68,6 +39,7 @@ def shells(dim: int = 10) -> Problem:
         names=numbered("x", dim),
         log_evidence={2: -1.7456418720, 10: -14.5904910744, 20: -36.0865476408}.get(dim),
         reference="Gaussian shells; log evidence by quadrature in the radius",
+        bounded=True,
     )
 
 
@@ -120,6 +92,7 @@ def egg_box() -> Problem:
         names=("x1", "x2"),
         log_evidence=235.8559403323,
         reference="egg-box; log evidence by quadrature",
+        bounded=True,
     )
 
 

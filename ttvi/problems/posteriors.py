@@ -1,21 +1,28 @@
-"""Bayesian posteriors on real data."""
+"""The Lotka-Volterra posterior on the lynx and hare counts."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
-from importlib import resources
 from typing import Any
 
 import torch
+from torch.distributions import constraints
 
-from .problem import Problem, box_problem
+from .problem import Problem, box_problem, load_data, reference_moments
 
-__all__ = ["lotka_volterra", "lotka_volterra_parameters", "lynx_hare", "predator_prey_path"]
+__all__ = [
+    "lotka_volterra",
+    "lotka_volterra_natural",
+    "lotka_volterra_parameters",
+    "lynx_hare",
+    "predator_prey_path",
+]
 
 _LOG_2PI = math.log(2 * math.pi)
 _LOG_EVIDENCE = -147.070
+_LOG_EVIDENCE_ERROR = 0.004
+_REFERENCE = "lynx-hare posterior of posteriordb; log evidence by long HMC and bridge sampling, ± 0.004"
 _NAMES = (
     "log frequency",
     "log z1(0)",
@@ -66,7 +73,30 @@ def lotka_volterra() -> Problem:
         None,
         names=_NAMES,
         log_evidence=_LOG_EVIDENCE,
-        reference="lynx-hare posterior of posteriordb; log evidence by long HMC and bridge sampling, ± 0.004",
+        reference=_REFERENCE,
+        log_evidence_error=_LOG_EVIDENCE_ERROR,
+        moments=reference_moments("lynx_hare", lotka_volterra_parameters),
+    )
+
+
+def lotka_volterra_natural() -> Problem:
+    """The posterior of `lotka_volterra` in the coordinates in which the model is written.
+
+    (α, β, γ, δ, z₁(0), z₂(0), σ₁, σ₂), all positive; the four rates are correlated up to −0.96.
+    """
+    return Problem(
+        name="lotka-volterra-natural",
+        dim=8,
+        log_density=_log_posterior_natural,
+        lower=None,
+        upper=None,
+        make_bases=None,
+        log_evidence=_LOG_EVIDENCE,
+        names=("alpha", "beta", "gamma", "delta", "z1(0)", "z2(0)", "sigma1", "sigma2"),
+        reference=_REFERENCE,
+        make_support=lambda: [constraints.positive] * 8,
+        log_evidence_error=_LOG_EVIDENCE_ERROR,
+        moments=reference_moments("lynx_hare", lambda x: x),
     )
 
 
@@ -82,11 +112,9 @@ def _log_parameters(x: torch.Tensor) -> torch.Tensor:
     return torch.stack((alpha, alpha - lynx, gamma, gamma - hare, prey, predator, sigma1, sigma2), -1)
 
 
-@functools.cache
 def lynx_hare() -> dict[str, Any]:
     """The lynx and hare counts with their licence and the posterior's reference moments."""
-    path = resources.files("ttvi.problems") / "data" / "lynx_hare.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    return load_data("lynx_hare")
 
 
 def predator_prey_path(log_rates: torch.Tensor, log_start: torch.Tensor, years: int) -> torch.Tensor:
@@ -144,6 +172,12 @@ def _log_normal(value: torch.Tensor, mean: float, sd: float) -> torch.Tensor:
 def _log_posterior(x: torch.Tensor) -> torch.Tensor:
     """Log-prior + log-likelihood + log-Jacobian in the coordinates of `lotka_volterra`, (batch, 8) -> (batch,)."""
     return _log_posterior_of_logs(_log_parameters(x)) + math.log(2.0)
+
+
+def _log_posterior_natural(x: torch.Tensor) -> torch.Tensor:
+    """Log-prior + log-likelihood in the parameters themselves, (batch, 8) -> (batch,)."""
+    logs = x.log()
+    return _log_posterior_of_logs(logs) - logs.sum(1)
 
 
 def _log_posterior_of_logs(x: torch.Tensor) -> torch.Tensor:

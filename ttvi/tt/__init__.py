@@ -18,6 +18,7 @@ from .contraction import contract
 from .cross import CrossOptions
 from .density import TTDensity
 from .function import TTFunction
+from .likelihood import LikelihoodInfo, LikelihoodRecord, SampleOptions
 from .pivots import maxvol
 from .regression import RegressionInfo
 from .report import CrossInfo, SweepRecord
@@ -31,8 +32,11 @@ __all__ = [
     "Fourier",
     "Hermite",
     "Legendre",
+    "LikelihoodInfo",
+    "LikelihoodRecord",
     "Piecewise",
     "RegressionInfo",
+    "SampleOptions",
     "SweepRecord",
     "TTDensity",
     "TTFunction",

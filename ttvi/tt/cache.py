@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import BudgetExhausted, EvaluationError
 from ..typing import BatchFunction
 
-__all__ = ["Grid", "GridFunction", "ReversedGrid"]
+__all__ = ["Grid", "GridFunction", "HashTable", "ReversedGrid"]
 
 
-class _HashTable:
+class HashTable:
     """Open addressing on 64-bit keys, vectorised: a batch of look-ups or insertions is a few gathers."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -120,7 +120,7 @@ class GridFunction(Grid):
         ]
         self._all_keys = torch.cat(self._mode_keys)
         self._offsets = torch.tensor([0, *itertools.accumulate(self.mode_sizes)][:-1], device=self.device)
-        self._table = _HashTable(self.dtype, self.device)
+        self._table = HashTable(self.dtype, self.device)
         self._requests: list[tuple[Tensor, ...]] = []
         self._values: list[Tensor] = []
 

@@ -17,11 +17,12 @@ from .conditioning import conditional
 from .cross import CrossOptions
 from .fitting import fit_density
 from .interop import dense_coefficients, train_from_tntorch
+from .likelihood import LikelihoodInfo, SampleOptions, fit_sample_train
 from .mixture import Mixture, one_moment
 from .report import CrossInfo, SweepRecord
 from .rosenblatt import block_size, cube_to_density, density_to_cube, sobol_points
 from .squared import SquaredTrain
-from .storage import load_density, save_density
+from .storage import density_header, density_parts, load_density, save_density
 from .train import TensorTrain
 
 __all__ = ["TTDensity"]
@@ -63,7 +64,12 @@ class TTDensity(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
-        self, train: TensorTrain, bases: Sequence[Basis], *, defensive: float = DEFENSIVE, info: CrossInfo | None = None
+        self,
+        train: TensorTrain,
+        bases: Sequence[Basis],
+        *,
+        defensive: float = DEFENSIVE,
+        info: CrossInfo | LikelihoodInfo | None = None,
     ) -> None:
         bases = tuple(bases)
         sizes = tuple(basis._require_size() for basis in bases)
@@ -77,7 +83,7 @@ class TTDensity(Distribution):
         log_share = torch.log(train.cores[0].new_tensor(float(defensive)))
         self._setup(SquaredTrain(train, bases), log_share, train.batch_shape, info)
 
-    def _setup(self, square: SquaredTrain, log_share: Tensor, batch_shape: torch.Size, info: CrossInfo | None) -> None:
+    def _setup(self, square: SquaredTrain, log_share: Tensor, batch_shape: torch.Size, info: Any) -> None:
         """``square`` carries the batch flattened to at most one dimension, ``batch_shape`` how it is shown."""
         flat = [
             core.expand(*batch_shape, *core.shape[-3:]).flatten(0, -4) if core.dim() > 4 else core
@@ -89,7 +95,7 @@ class TTDensity(Distribution):
         self._square = SquaredTrain(TensorTrain(flat, scale), square.bases, square.canonical)
         self._log_share = log_share.flatten() if log_share.dim() > 1 else log_share
         self._canonical: SquaredTrain | None = self._square if square.canonical else None
-        self.info = info
+        self.info: Any = info
         super().__init__(batch_shape, torch.Size([len(self.bases)]), validate_args=False)
 
     @classmethod
@@ -165,6 +171,81 @@ class TTDensity(Distribution):
             options=options,
         )
         return cls(train, sized, defensive=defensive, info=info)
+
+    @classmethod
+    def fit_samples(
+        cls,
+        x: Tensor,
+        bases: Sequence[Basis | None] | None = None,
+        *,
+        weights: Tensor | None = None,
+        max_rank: int = 32,
+        tol: float = 1e-3,
+        validation: float = 0.1,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+        seconds: float | None = None,
+        progress: bool = False,
+        options: SampleOptions | None = None,
+    ) -> TTDensity:
+        r"""A density from samples: penalised maximum likelihood on the cores, the rank grown on held-out rows.
+
+        Natural-gradient sweeps over the cores, :math:`O(d\, m\, n\, r^2)` each for ``m`` rows; the weight of the reference is
+        fitted too. Conditional densities come from joint samples by :meth:`condition`.
+
+        Args:
+            x: samples, shape ``(m, d)``.
+            bases: one per column. ``None``, for a column or for all: a box where the samples end sharply, else the line or
+                a wide box. A basis without size begins small and grows. Finite columns need their :class:`Categorical`.
+            weights: importance weights of the rows, shape ``(m,)``, not logarithms.
+            max_rank: cap on every rank.
+            tol: a gain in the held-out log-likelihood, in nats per row, that is worth a higher rank.
+            validation: the fraction of the rows that is held out.
+            generator, seed: source of randomness; ``seed`` makes a generator.
+            dtype, device: where and how to compute; float32 is about twice as fast.
+            seconds: stop growing after this time.
+            progress: whether to write a line per rank to standard error.
+            options: all knobs, for experts.
+
+        Returns:
+            The density; ``density.info`` is the :class:`LikelihoodInfo`.
+
+        Raises:
+            TypeError, ValueError: too few rows, NaN, or arguments of another kind or shape.
+            SupportError: a sample lies outside the basis given for it.
+
+        Warns:
+            ConvergenceWarning: the likelihood still rose at ``max_rank``, or the time was up.
+
+        References:
+            Good, Gaskins: Nonparametric roughness penalties for probability densities (1971).
+            Han, Wang, Fan, Wang, Zhang: Unsupervised generative modeling using matrix product states (2018).
+
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(2000, 1, generator=generator, dtype=torch.float64).expand(-1, 2)
+        >>> x = x + 0.5 * torch.randn(2000, 2, generator=generator, dtype=torch.float64)
+        >>> density = TTDensity.fit_samples(x, seed=0)
+        >>> density.info.status, bool(density.condition({0: 1.0}).mean > 0.5)
+        ('converged', True)
+        """
+        train, chosen, info = fit_sample_train(
+            x,
+            bases,
+            weights=weights,
+            max_rank=max_rank,
+            tol=tol,
+            validation=validation,
+            generator=generator,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            seconds=seconds,
+            progress=progress,
+            options=options,
+        )
+        return cls(train, chosen, defensive=info.defensive, info=info)
 
     @classmethod
     def from_values(
@@ -543,3 +624,13 @@ class TTDensity(Distribution):
         """
         square, log_share, batch_shape = load_density(path)
         return cls._make(square, log_share, batch_shape).to(dtype=dtype, device=device)
+
+    def _to_record(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+        """Description, tensors and children, for :mod:`ttvi.records`."""
+        return density_header(self._square, self.batch_shape), self.state_dict(), {}
+
+    @classmethod
+    def _from_record(
+        cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], children: Mapping[str, Any]
+    ) -> TTDensity:
+        return cls._make(*density_parts(spec, tensors))

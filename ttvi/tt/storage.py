@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .basis import from_spec
 from .squared import SquaredTrain
 from .train import TensorTrain
 
-__all__ = ["load_density", "load_tensors", "save_density", "save_tensors"]
+__all__ = ["density_header", "density_parts", "load_density", "load_tensors", "save_density", "save_tensors"]
 
 SCHEMA = 1
 
@@ -70,16 +71,25 @@ def load_tensors(path: Any, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, header
 
 
-def save_density(path: Any, tensors: dict[str, Tensor], square: SquaredTrain, batch_shape: torch.Size) -> None:
-    """Write a density: its tensors, its bases (``null`` for latent modes), its gauge and its batch shape."""
+def density_header(square: SquaredTrain, batch_shape: torch.Size) -> dict[str, Any]:
+    """What a density is besides its tensors: bases (``null`` for latent modes), gauge and batch shape."""
     bases = [None if b is None else b.spec() for b in square.bases]
-    header = {"bases": bases, "canonical": square.canonical, "batch_shape": list(batch_shape)}
-    save_tensors(path, tensors, header, "TTDensity")
+    return {"bases": bases, "canonical": square.canonical, "batch_shape": list(batch_shape)}
+
+
+def density_parts(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[SquaredTrain, Tensor, torch.Size]:
+    """The square, its share of the reference and the batch shape, from a header and the tensors."""
+    bases = tuple(None if spec is None else from_spec(spec) for spec in header["bases"])
+    train = TensorTrain([tensors[f"cores.{k}"] for k in range(len(bases))], tensors["log_scale"])
+    return SquaredTrain(train, bases, header["canonical"]), tensors["log_share"], torch.Size(header["batch_shape"])
+
+
+def save_density(path: Any, tensors: dict[str, Tensor], square: SquaredTrain, batch_shape: torch.Size) -> None:
+    """Write a density."""
+    save_tensors(path, tensors, density_header(square, batch_shape), "TTDensity")
 
 
 def load_density(path: Any) -> tuple[SquaredTrain, Tensor, torch.Size]:
     """Read a density."""
     tensors, header = load_tensors(path, "TTDensity")
-    bases = tuple(None if spec is None else from_spec(spec) for spec in header["bases"])
-    train = TensorTrain([tensors[f"cores.{k}"] for k in range(len(bases))], tensors["log_scale"])
-    return SquaredTrain(train, bases, header["canonical"]), tensors["log_share"], torch.Size(header["batch_shape"])
+    return density_parts(header, tensors)

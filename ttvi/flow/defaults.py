@@ -1,0 +1,119 @@
+"""Stacks of transforms that suit a mixture of real, circular and discrete coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
+from .conditioner import Kind, parse_kinds, seeded_generator
+from .coupling import AdditiveCoupling, AffineCoupling, Coupling
+from .residual import Residual
+from .spline import SplineCoupling
+from .transform import Transform
+
+__all__ = ["default_transforms"]
+
+COUPLINGS: dict[str, type[Coupling]] = {
+    "additive": AdditiveCoupling,
+    "affine": AffineCoupling,
+    "spline": SplineCoupling,
+}
+
+
+def moving_halves(positions: Sequence[int], layer: int) -> list[int]:
+    """Which of the positions layer number ``layer`` moves.
+
+    Two layers that follow each other move complementary halves. The halves go by the bits of the rank: odd and even
+    first, then pairs, then fours, so that any two coordinates are apart in some layer.
+
+    >>> [moving_halves([0, 1, 2, 3], layer) for layer in range(4)]
+    [[0, 2], [1, 3], [0, 1], [2, 3]]
+    """
+    bits = max((len(positions) - 1).bit_length(), 1)
+    bit = (layer // 2) % bits
+    chosen = [k for rank, k in enumerate(positions) if (rank >> bit) % 2 == layer % 2]
+    return chosen or list(positions)
+
+
+def default_transforms(
+    dim: int,
+    *,
+    kinds: Sequence[Kind] | None = None,
+    num_layers: int = 4,
+    hidden: Sequence[int] = (64, 64),
+    context_dim: int = 0,
+    kind: str = "spline",
+    loc: object = None,
+    scale: object = None,
+    bins: int = 8,
+    bound: float = 5.0,
+    activation: str = "silu",
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> list[Transform]:
+    """Layers that together move every coordinate that can move, and start as the identity.
+
+    Discrete coordinates stay and are conditioned on. Intervals and circles move by splines that map them onto
+    themselves: where ``kind`` is another one, spline layers for these follow the others.
+
+    Args:
+        dim: number of coordinates.
+        kinds: per coordinate ``"real"``, ``("interval", lower, upper)``, ``("circle", lower, upper)`` or
+            ``("discrete", lowest, highest)``.
+        num_layers: number of layers; of each sort, where intervals and circles need their own.
+        hidden: widths of the hidden layers.
+        context_dim: number of conditioning values.
+        kind: ``"spline"``, ``"affine"``, ``"additive"``, ``"maf"``, ``"iaf"`` or ``"residual"``.
+        loc: typical location per coordinate.
+        scale: typical spread per coordinate; the splines' boxes are ``loc ± bound·scale``.
+        bins: pieces of each spline.
+        bound: half-width of the splines' boxes, in units of ``scale``.
+        activation: activation of the networks.
+        generator: source of the initial weights; a fixed seed without one.
+        dtype: floating type of parameters and buffers.
+
+    Returns:
+        transforms, the first to be applied to the base's draws first; none where nothing can move.
+
+    Raises:
+        ValueError: ``kind`` is unknown or an argument does not fit.
+
+    >>> [type(part).__name__ for part in default_transforms(3, num_layers=2)]
+    ['SplineCoupling', 'SplineCoupling']
+    """
+    caller = "default_transforms"
+    parsed = parse_kinds(kinds, dim, caller)
+    known = [*COUPLINGS, "maf", "iaf", "residual"]
+    if kind not in known:
+        raise ValueError(f"{caller}: expected a kind among {', '.join(known)}; got {kind!r}. Take 'spline'.")
+    shared: dict[str, Any] = {
+        "kinds": parsed,
+        "loc": loc,
+        "scale": scale,
+        "hidden": hidden,
+        "activation": activation,
+        "context_dim": context_dim,
+        "generator": seeded_generator(generator),
+        "dtype": dtype,
+    }
+    splines = {"bins": bins, "bound": bound, **shared}
+    reals = [k for k, (name, _, _) in enumerate(parsed) if name == "real"]
+    bounded = [k for k, (name, _, _) in enumerate(parsed) if name in ("interval", "circle")]
+    if kind == "spline":
+        return [_layer(kind, dim, n, sorted(reals + bounded), splines) for n in range(num_layers) if reals or bounded]
+    first = [_layer(kind, dim, n, reals, shared) for n in range(num_layers) if reals]
+    return first + [_layer("spline", dim, n, bounded, splines) for n in range(num_layers) if bounded]
+
+
+def _layer(kind: str, dim: int, number: int, moving: Sequence[int], arguments: dict[str, Any]) -> Transform:
+    """Layer number ``number`` of a stack."""
+    if kind == "residual":
+        return Residual(dim, **{key: value for key, value in arguments.items() if key != "activation"})
+    if kind in ("maf", "iaf"):
+        # The chain turns round from layer to layer, so that every coordinate comes late in some of them.
+        order = range(dim) if number % 2 == 0 else range(dim)[::-1]
+        return (MaskedAutoregressive if kind == "maf" else InverseAutoregressive)(dim, order=order, **arguments)
+    return COUPLINGS[kind](dim, moved=moving_halves(moving, number), **arguments)

@@ -1,0 +1,116 @@
+"""Charts to choose from, and the first look at each: the weights of its product density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .assessment import Assessment, assess
+from .chart import Chart
+from .coordinates import Coordinates, Pullback
+from .product import product_density
+from .stretch import tail_exponent
+
+__all__ = ["GEOMETRIES", "Candidate", "charts", "in_chart", "look"]
+
+GEOMETRIES = ("auto", "axis", "whitened", "triangular", "atlas")
+MOST_WHITENED = 512
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A density in working coordinates, its chart, and what its weights say.
+
+    Attributes:
+        chart: the chart.
+        density: in its working coordinates.
+        assessment: weighted draws, in working coordinates.
+        kind: "product" or "train".
+    """
+
+    chart: Chart
+    density: Any
+    assessment: Assessment
+    kind: str
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"{self.chart.label}, {self.kind}"
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for the diagnostics."""
+        a = self.assessment
+        return {"geometry": self.chart.label, "kind": self.kind, "ess": a.ess, "elbo": a.elbo, "pareto_k": a.pareto_k}
+
+
+def in_chart(target: Pullback, chart: Chart) -> Callable[[Tensor], Tensor]:
+    """The log-density of the working coordinates of a chart."""
+
+    def log_density(w: Tensor) -> Tensor:
+        t, slope = chart.to_t(w)
+        return target(t) + slope
+
+    return log_density
+
+
+def charts(coordinates: Coordinates, points: Tensor, geometry: str) -> list[Chart]:
+    """The charts that a population suggests.
+
+    *axis*: the user's coordinates one by one. *whitened*: principal axes of the population. *triangular*: every
+    coordinate given the earlier ones, in the order (given, reversed, heavy tails last) of the highest penalised likelihood.
+
+    Args:
+        coordinates: the coordinates.
+        points: the population, shape (N, m).
+        geometry: one of those, or "auto" for all that apply.
+    """
+    found = []
+    lines = int(coordinates.line.sum())
+    if geometry in ("auto", "axis", "atlas") or lines < 2:
+        found.append(Chart.axis(coordinates, points))
+    if geometry in ("auto", "triangular") and lines >= 2:
+        found.append(_triangular(coordinates, points))
+    if geometry in ("auto", "whitened") and 2 <= lines <= MOST_WHITENED:
+        found.append(whitened(coordinates, points))
+    return found
+
+
+def whitened(coordinates: Coordinates, points: Tensor, label: str = "whitened") -> Chart:
+    """Principal axes of the lines, widest first; angles and finite sets stay."""
+    line = coordinates.line
+    number = line.nonzero()[:, 0]
+    columns = points[:, number]
+    count, dim = columns.shape
+    centred = columns - columns.mean(0)
+    scale = centred.square().mean(0).sqrt().clamp_min(1e-12)
+    correlation = (centred / scale).T @ (centred / scale) / count
+    shrink = min(0.5, 0.1 * dim / count)
+    correlation = (1 - shrink) * correlation + shrink * torch.eye(dim, dtype=points.dtype)
+    values, vectors = torch.linalg.eigh(correlation * scale[:, None] * scale)
+    order = values.argsort(descending=True)
+    axes = vectors[:, order] * values[order].clamp_min(1e-24).sqrt()
+    matrix = torch.eye(coordinates.dim, dtype=points.dtype)
+    matrix[number[:, None], number[None]] = axes
+    loc = torch.where(line, points.mean(0), 0.0)
+    return Chart.affine(coordinates, points, loc, matrix, label=label)
+
+
+def _triangular(coordinates: Coordinates, points: Tensor) -> Chart:
+    given = torch.arange(coordinates.dim)
+    _, _, tau = tail_exponent(points)
+    tails = torch.where(coordinates.line, tau, -1.0).argsort(stable=True)
+    orders = [given, given.flip(0)] + ([tails] if bool((tails != given).any()) else [])
+    fits = [Chart.triangular(coordinates, points, order, label="triangular") for order in orders]
+    best = max(range(len(fits)), key=lambda k: fits[k][1] + (0.05 if k == 0 else 0.0))
+    return fits[best][0]
+
+
+def look(target: Pullback, chart: Chart, points: Tensor, count: int, generator: torch.Generator) -> Candidate:
+    """The product density of a chart and its weights; ``count`` evaluations."""
+    density = product_density(chart, chart.from_t(points)[0])
+    return Candidate(chart, density, assess(density, in_chart(target, chart), count, generator), "product")

@@ -1,0 +1,200 @@
+"""Where the mass is: local maxima with their curvature, then a tempered population of points.
+
+The population need not be exact: it tells the trains where to look, and their own weights correct it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import BudgetExhausted
+from .ascent import ascend, curvature, distinct
+from .coordinates import Coordinates, Pullback
+from .interval import to_line
+from .moves import Population, differential, hamiltonian
+from .reference import Reference
+
+__all__ = ["Cloud", "Exploration", "explore", "unexplored"]
+
+START_SCALES = (0.5, 2.0, 8.0, 32.0)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """How much to spend on finding the mass.
+
+    Attributes:
+        particles: size of the population.
+        ascents: starts of the search for local maxima (with gradients).
+        modes: the most local maxima to keep.
+        rounds: the most temperatures.
+        sweeps: moves of the population at each.
+    """
+
+    particles: int = 1024
+    ascents: int = 64
+    modes: int = 64
+    rounds: int = 60
+    sweeps: int = 4
+
+    @classmethod
+    def within(cls, budget: int | None, dim: int, gradient: bool) -> Exploration:
+        """The settings for a share of a budget."""
+        sweeps = 4 if gradient else 4 + dim // 4  # moves without gradients forget slowly in many dimensions
+        if budget is None:
+            return cls(ascents=64 if dim <= 64 else 24, sweeps=sweeps)
+        particles = int(min(1024, max(32, budget // 100)))
+        return cls(particles, min(64, max(4, budget // 600)), 64, 60, 4 if budget > 20_000 else 2)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """What was found.
+
+    Attributes:
+        points: a population spread like the target, in the coordinates ``t``, shape (N, m).
+        values: its log-densities, shape (N,).
+        modes: local maxima, best first, shape (K, m).
+        mode_values: shape (K,).
+        precisions: negative Hessians there on the lines, made positive, shape (K, m, m); None without gradients.
+        beta: the temperature that the population reached, 1 when all went well.
+        census: local maxima found by the independent starts alone (numbers of ``modes``).
+        log_evidence: rough estimate, nats.
+        notes: what happened, in words.
+    """
+
+    points: Tensor
+    values: Tensor
+    modes: Tensor
+    mode_values: Tensor
+    precisions: Tensor | None
+    beta: float
+    log_evidence: float
+    notes: list[str] = field(default_factory=list)
+
+
+def explore(
+    target: Pullback,
+    settings: Exploration,
+    generator: torch.Generator,
+    *,
+    init: Tensor | None = None,
+    prior: Tensor | None = None,
+) -> Cloud:
+    """Local maxima from many starts, then a population tempered from a reference that covers them to the target.
+
+    Args:
+        target: the log-density of ``t``.
+        settings: how much to spend.
+        generator: source of randomness.
+        init: points known to matter, shape (k, m).
+        prior: draws of a prior, shape (k, m).
+
+    Returns:
+        The cloud; a budget that ends early leaves the best population so far.
+    """
+    coordinates = target.coordinates
+    starts = _starts(coordinates, 8 * settings.particles // 4, generator, init, prior)
+    notes: list[str] = []
+    values = target(starts)
+    alive = torch.isfinite(values)
+    if not bool(alive.any()):
+        return Cloud(starts, values, starts[:0], values[:0], None, 0.0, -math.inf, ["no start has any density"])
+    starts, values = starts[alive], values[alive]
+    named = int(alive[: 0 if init is None else len(init)].sum())
+    modes, tops, precisions = starts[:0], values[:0], None
+    try:
+        if target.gradient is not None and bool(coordinates.line.any() | coordinates.circle.any()):
+            modes, tops, precisions = _summits(target, settings, starts, values, named, generator)
+            notes.append(f"{len(modes)} local maxima from {min(settings.ascents, len(starts))} starts")
+    except BudgetExhausted:
+        notes.append("the budget ended during the search for local maxima")
+    reference = Reference.around(coordinates, starts, values, modes, tops, precisions, prior)
+    population = Population.draw(
+        reference, target, settings.particles, generator, seeds=torch.cat([starts[:named], modes])
+    )
+    try:
+        while population.beta < 1 and population.rounds < settings.rounds:
+            population.cool(generator)
+            _stir(population, target, settings, generator)
+    except BudgetExhausted:
+        notes.append(f"the budget ended at temperature 1/{population.beta:.3g}")
+    points, values = population.points, population.values
+    if not len(modes):
+        keep = distinct(points, values, points.std(0).clamp_min(1e-12), radius=0.5, limit=min(8, settings.modes))
+        modes, tops = points[keep], values[keep]
+    notes.append(f"{len(points)} points, {population.rounds} temperatures, acceptance {population.acceptance:.2f}")
+    return Cloud(points, values, modes, tops, precisions, population.beta, population.log_evidence, notes)
+
+
+def unexplored(
+    coordinates: Coordinates, generator: torch.Generator, *, init: Tensor | None = None, prior: Tensor | None = None
+) -> Cloud:
+    """A cloud that nothing was paid for: where the search would have started. Its values are unknown."""
+    points = _starts(coordinates, 256, generator, init, prior) if prior is None else prior
+    values = torch.zeros_like(points[:, 0])
+    return Cloud(
+        points, values, points[:0], values[:0], None, 0.0, math.nan, ["the budget ended before the search began"]
+    )
+
+
+def _stir(population: Population, target: Pullback, settings: Exploration, generator: torch.Generator) -> None:
+    for _ in range(settings.sweeps):
+        differential(population, target, generator)
+    if target.gradient is not None:
+        for _ in range(2):
+            hamiltonian(population, target, generator)
+
+
+def _starts(
+    coordinates: Coordinates, count: int, generator: torch.Generator, init: Tensor | None, prior: Tensor | None
+) -> Tensor:
+    """Named points, then draws of the prior, or else points of several scales around the origin."""
+    dim = coordinates.dim
+    made = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    scales = torch.tensor(START_SCALES, dtype=torch.float64).repeat(count // len(START_SCALES) + 1)[:count]
+    u = torch.rand(count, dim, generator=generator, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    made = torch.where(coordinates.line, made * scales[:, None], u)
+    made = torch.where(coordinates.interval, to_line(u), made)
+    lower, length = coordinates.bounds
+    made = torch.where(coordinates.circle, lower + length * u, made)
+    made = torch.where(coordinates.sizes > 0, (u * coordinates.sizes).floor(), made)
+    if prior is not None:
+        made = torch.cat([prior, made[: count // 4]])
+    return made if init is None else torch.cat([init.to(made), made])
+
+
+def _summits(
+    target: Pullback, settings: Exploration, starts: Tensor, values: Tensor, named: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Distinct local maxima, best first, and their curvature."""
+    best = values.argsort(descending=True)[: settings.ascents // 2]
+    other = torch.randperm(len(starts), generator=generator)[: settings.ascents - len(best)]
+    chosen = torch.unique(torch.cat([torch.arange(min(named, settings.ascents)), best, other]))
+    points, tops = ascend(target.value_and_gradient, starts[chosen])
+    points = target.coordinates.wrap(points)
+    finite = torch.isfinite(tops) & torch.isfinite(points).all(1)
+    points, tops = points[finite], tops[finite]
+    if not len(points):
+        return points, tops, None
+    keep = distinct(points, tops, torch.ones(points.shape[1], dtype=points.dtype), radius=1e-2, limit=settings.modes)
+    points, tops = points[keep], tops[keep]
+    dim = points.shape[1]
+    affordable = max(1, (settings.particles * 40) // (2 * dim))
+    points, tops = points[:affordable], tops[:affordable]
+    step = 1e-3 * torch.ones(dim, dtype=points.dtype)
+    return points, tops, _positive(curvature(target.value_and_gradient, points, step), target.coordinates.line)
+
+
+def _positive(hessians: Tensor, line: Tensor) -> Tensor:
+    """Symmetric matrices with eigenvalues bounded away from zero; the identity outside the lines."""
+    both = line[:, None] & line[None]
+    eye = torch.eye(len(line), dtype=hessians.dtype)
+    values, vectors = torch.linalg.eigh(torch.where(both, hessians, eye))
+    floor = 1e-6 * values.abs().amax(-1, keepdim=True).clamp_min(1e-12)
+    values = torch.where(values > floor, values, torch.maximum(values.abs(), floor))
+    return vectors @ torch.diag_embed(values) @ vectors.mT

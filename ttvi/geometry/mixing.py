@@ -1,0 +1,265 @@
+"""Maps of the whole space between the stretched columns ``s`` and the coordinates ``t``."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .regression import fit_row
+
+__all__ = ["Affine", "Mixing", "Scaled", "Triangular", "mixing_from_record"]
+
+
+REACH = 12.0  # standard deviations
+
+
+class Mixing(ABC):
+    """A bijection of (..., m): ``s`` in working order to ``t``, with log-determinants of shape (...)."""
+
+    axis_aligned: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The map.
+
+        Args:
+            s: columns in working order, shape (..., m).
+
+        Returns:
+            ``t``, shape (..., m), and log |dt/ds|, shape (...).
+        """
+
+    @abstractmethod
+    def inverse(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse map.
+
+        Args:
+            t: coordinates, shape (..., m).
+
+        Returns:
+            ``s``, shape (..., m), and log |ds/dt|, shape (...).
+        """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it takes to make it again, by the names of the arguments."""
+
+
+@dataclass(frozen=True)
+class Scaled(Mixing):
+    """Axis-aligned: column k of ``s`` is coordinate ``order[k]``, shifted and scaled.
+
+    Attributes:
+        loc: per coordinate ``t``, shape (m,).
+        scale: per column of ``s``, shape (m,), positive.
+        order: a permutation, shape (m,).
+
+    >>> mixing = Scaled(torch.tensor([10.0, 20.0]), torch.tensor([2.0, 3.0]), torch.tensor([1, 0]))
+    >>> t, log_det = mixing.forward(torch.tensor([1.0, 1.0]))
+    >>> t.tolist(), round(float(log_det.exp()), 4)
+    ([13.0, 22.0], 6.0)
+    """
+
+    loc: Tensor
+    scale: Tensor
+    order: Tensor
+    axis_aligned: ClassVar[bool] = True
+
+    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.empty_like(s)
+        t[..., self.order] = self.loc.to(s)[self.order] + self.scale.to(s) * s
+        return t, self.scale.log().sum().to(s).expand(s.shape[:-1])
+
+    def inverse(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        s = (t - self.loc.to(t))[..., self.order] / self.scale.to(t)
+        return s, -self.scale.log().sum().to(t).expand(t.shape[:-1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"loc": self.loc, "scale": self.scale, "order": self.order}
+
+
+@dataclass(frozen=True)
+class Affine(Mixing):
+    """``t = loc + matrix @ s``.
+
+    Attributes:
+        loc: shape (m,).
+        matrix: invertible, shape (m, m).
+
+    >>> mixing = Affine(torch.zeros(2), torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
+    >>> t, log_det = mixing.forward(torch.tensor([1.0, 1.0]))
+    >>> t.tolist(), round(float(log_det.exp()), 4)
+    ([1.0, 5.0], 2.0)
+    """
+
+    loc: Tensor
+    matrix: Tensor
+    _cache: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
+
+    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        _, volume = self._inverse()
+        return self.loc.to(s) + s @ self.matrix.to(s).T, volume.to(s).expand(s.shape[:-1])
+
+    def inverse(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, volume = self._inverse()
+        return (t - self.loc.to(t)) @ inverse.to(t).T, -volume.to(t).expand(t.shape[:-1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"loc": self.loc, "matrix": self.matrix}
+
+    def _inverse(self) -> tuple[Tensor, Tensor]:
+        if not self._cache:
+            self._cache.append((torch.linalg.inv(self.matrix), torch.linalg.slogdet(self.matrix)[1]))
+        return self._cache[0]
+
+
+@dataclass(frozen=True)
+class Triangular(Mixing):
+    r"""Each coordinate given the earlier ones: :math:`t_i = \mu_i(z) + e^{\ell_i(z)} s_i`, ``z`` the standardised earlier ``t``.
+
+    :math:`\mu_i` is linear plus a few products, :math:`\ell_i` linear: a correlated Gaussian, a banana and a funnel all
+    become independent columns. Along ``order`` the map is triangular, so the distribution of the first k columns is that
+    of the first k coordinates.
+
+    Attributes:
+        order: coordinate ``order[k]`` is the k-th, shape (m,).
+        loc, scale: what standardises the ``t``, in order, shape (m,).
+        intercept, slope: of the means, in units of ``scale``, shapes (m,) and (m, m), strictly lower triangular.
+        log_intercept, log_slope: of the log scales, likewise.
+        pairs: rows ``(i, j, k)``: the mean of i has a term z_j z_k, shape (p, 3), sorted by i.
+        weights: their coefficients, shape (p,).
+
+    References:
+        Marzouk, Moselhy, Parno, Spantini, Sampling via measure transport: an introduction (2016).
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> s = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
+    >>> banana = torch.stack([s[:, 0], s[:, 0] ** 2 + 0.1 * s[:, 1]], 1)
+    >>> mixing, _ = Triangular.fit(banana, torch.ones(2, dtype=torch.bool), torch.arange(2))
+    >>> [row.tolist() for row in mixing.pairs], bool(mixing.inverse(banana)[0].T.cov()[0, 1].abs() < 0.05)
+    ([[1, 0, 0]], True)
+    """
+
+    order: Tensor
+    loc: Tensor
+    scale: Tensor
+    intercept: Tensor
+    slope: Tensor
+    log_intercept: Tensor
+    log_slope: Tensor
+    pairs: Tensor
+    weights: Tensor
+
+    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        columns: list[Tensor] = []
+        total = s.new_zeros(s.shape[:-1])
+        for i in range(len(self.order)):
+            mean, log_scale = self._row(i, columns, s)
+            columns.append(mean + log_scale.exp() * s[..., i])
+            total = total + log_scale
+        t = torch.empty_like(s)
+        t[..., self.order] = self.loc.to(s) + self.scale.to(s) * torch.stack(columns, -1)
+        return t, total + self.scale.log().sum().to(s)
+
+    def inverse(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        z = (t[..., self.order] - self.loc.to(t)) / self.scale.to(t)
+        mean = self.intercept.to(t) + z @ self.slope.to(t).T
+        if len(self.weights):
+            near = tame(z)
+            terms = near[..., self.pairs[:, 1]] * near[..., self.pairs[:, 2]] * self.weights.to(t)
+            mean = mean.index_add(-1, self.pairs[:, 0].to(t.device), terms)
+        log_scale = self.log_intercept.to(t) + tame(z) @ self.log_slope.to(t).T
+        return (z - mean) * torch.exp(-log_scale), -log_scale.sum(-1) - self.scale.log().sum().to(t)
+
+    def tensors(self) -> dict[str, Tensor]:
+        names = ("order", "loc", "scale", "intercept", "slope", "log_intercept", "log_slope", "pairs", "weights")
+        return {name: getattr(self, name) for name in names}
+
+    @cached_property
+    def _terms(self) -> list[tuple[list[int], list[int], list[int]]]:
+        """Of every row: the columns in its mean, those in its log scale, and the numbers of its products.
+
+        Most coefficients are zero: along a chain a row has one or two.
+        """
+        return [
+            (
+                self.slope[i].nonzero()[:, 0].tolist(),
+                self.log_slope[i].nonzero()[:, 0].tolist(),
+                mine.nonzero()[:, 0].tolist(),
+            )
+            for i, mine in enumerate(
+                self.pairs[:, 0] == torch.arange(len(self.order), device=self.pairs.device)[:, None]
+            )
+        ]
+
+    def _row(self, i: int, columns: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log scale of coordinate i given the earlier ones."""
+        in_mean, in_scale, products = self._terms[i]
+        mean, log_scale = self.intercept[i].to(like), self.log_intercept[i].to(like)
+        if in_mean:
+            mean = mean + torch.stack([columns[j] for j in in_mean], -1) @ self.slope[i, in_mean].to(like)
+        for p in products:
+            _, j, k = self.pairs[p].tolist()
+            mean = mean + self.weights[p].to(like) * tame(columns[j]) * tame(columns[k])
+        if in_scale:
+            near = tame(torch.stack([columns[j] for j in in_scale], -1))
+            log_scale = log_scale + near @ self.log_slope[i, in_scale].to(like)
+        return mean, log_scale.expand(like.shape[:-1])
+
+    @classmethod
+    def fit(cls, points: Tensor, movable: Tensor, order: Tensor) -> tuple[Triangular, float]:
+        """Means and scales of every coordinate given the earlier ones; see :func:`.regression.fit_row`.
+
+        Args:
+            points: draws ``t``, shape (N, m).
+            movable: which coordinates take part, shape (m,); the others stay, and are not looked at.
+            order: in which they are given, a permutation, shape (m,).
+
+        Returns:
+            The map, and the log-likelihood of the draws per draw less half a logarithm of N per coefficient and draw.
+        """
+        count, dim = points.shape
+        loc, scale = points.median(0).values, points.std(0).clamp_min(1e-12)
+        loc, scale = torch.where(movable, loc, 0.0)[order], torch.where(movable, scale, 1.0)[order]
+        z = (points[:, order] - loc) / scale
+        takes_part = movable[order]
+        slope, log_slope = points.new_zeros(dim, dim), points.new_zeros(dim, dim)
+        intercept, log_intercept = points.new_zeros(dim), points.new_zeros(dim)
+        pairs: list[tuple[int, int, int]] = []
+        weights: list[float] = []
+        score = -float(scale.log().sum())
+        for i in takes_part.nonzero()[:, 0].tolist():
+            earlier = takes_part[:i].nonzero()[:, 0]
+            row = fit_row(z[:, i], z[:, earlier])
+            intercept[i], log_intercept[i] = row.intercept, row.log_intercept
+            slope[i, earlier], log_slope[i, earlier] = row.slope, row.log_slope
+            pairs += [(i, int(earlier[j]), int(earlier[k])) for j, k in row.pairs]
+            weights += row.weights
+            score += row.log_likelihood - 0.5 * math.log(count) * row.num_coefficients / count
+        rows = torch.tensor(pairs, dtype=torch.long, device=points.device).view(-1, 3)
+        made = cls(order, loc, scale, intercept, slope, log_intercept, log_slope, rows, points.new_tensor(weights))
+        return made, score
+
+
+_KINDS: dict[str, type[Mixing]] = {"Scaled": Scaled, "Affine": Affine, "Triangular": Triangular}
+
+
+def mixing_from_record(kind: str, tensors: dict[str, Any]) -> Mixing:
+    """The mixing of that class name from its :meth:`Mixing.tensors`.
+
+    >>> made = Affine(torch.zeros(1), torch.ones(1, 1))
+    >>> mixing_from_record("Affine", made.tensors()).matrix
+    tensor([[1.]])
+    """
+    return _KINDS[kind](**tensors)
+
+
+def tame(z: Tensor) -> Tensor:
+    """Standardised coordinates as products and log scales see them: bounded, or far draws would overflow."""
+    return z.clamp(-REACH, REACH)
