@@ -136,7 +136,7 @@ def _approximate(search: Search, target: Target) -> Fitted:
     if start is not None and start is not chosen and best.ess < chosen.assessment.ess:
         best = search.train(chosen, ())
     if plan.geometry == "auto" and ((lost := search.lost_modes(best)) or best.ess < SPLIT_BELOW):
-        split = search.split(needed=lost)
+        split = search.split(needed=lost and best.ess > SPLIT_BELOW)
         if split is not None and (split.ess > best.ess or (lost and split.ess > 0.5 and not search.lost_modes(split))):
             best = split
     if best.ess < ENOUGH and search.worth_more(best):

@@ -187,7 +187,18 @@ def _summits(
     affordable = max(1, (settings.particles * 40) // (2 * dim))
     points, tops = points[:affordable], tops[:affordable]
     step = 1e-3 * torch.ones(dim, dtype=points.dtype)
-    return points, tops, _positive(curvature(target.value_and_gradient, points, step), target.coordinates.line)
+    hessians = curvature(target.value_and_gradient, points, step)
+    real = _is_maximum(hessians, target.coordinates.line)
+    if not bool(real.any()):
+        return points[:0], tops[:0], None
+    return points[real], tops[real], _positive(hessians[real], target.coordinates.line)
+
+
+def _is_maximum(hessians: Tensor, line: Tensor) -> Tensor:
+    """Whether the curvature is that of a maximum: an ascent may have stopped on a ridge, which says nothing about mass."""
+    both = line[:, None] & line[None]
+    values = torch.linalg.eigvalsh(torch.where(both, hessians, torch.eye(len(line), dtype=hessians.dtype)))
+    return values[:, 0] > 1e-8 * values[:, -1]
 
 
 def _positive(hessians: Tensor, line: Tensor) -> Tensor:
