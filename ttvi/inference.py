@@ -142,9 +142,10 @@ def _approximate(search: Search, target: Target) -> Fitted:
     if best.ess < ENOUGH and search.worth_more(best):
         raised = search.train(best.candidate or chosen, RANKS[1:])
         best = raised if raised.ess > best.ess else best
+    best = search.cover(best)
     if best.ess < POLISH_BELOW and plan.flow:
         best = search.polish(best)
-    return best
+    return search.safeguard(best)
 
 
 def _posterior(search: Search, target: Target, best: Fitted, seed: int, start: float) -> Posterior:

@@ -25,7 +25,7 @@ from .geometry.density import ChartDensity, StretchedDensity
 from .geometry.exploration import Cloud, Exploration, explore, unexplored
 from .geometry.product import product_density
 from .tt.density import TTDensity
-from .verdict import CensusMode
+from .verdict import MODE_GAP, CensusMode
 
 __all__ = ["Plan", "Search"]
 
@@ -39,6 +39,10 @@ NODES_EXPECTED = 20
 MOST_EVALUATIONS = 12_000_000
 MOST_PER_TRAIN = 5_000_000
 MOST_RANK = 40
+MISSED = 0.01
+SAFETY = 0.02
+GUARD_ESS = 0.05
+WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 TRIAL_STEPS = 300
 FLOW_STEPS = 2500
 POOL = 65_536
@@ -191,7 +195,9 @@ class Search:
                 a = assess(candidate.density, in_chart(self.target, candidate.chart), count, self.generator)
             except BudgetExhausted:
                 break
-            points = candidate.chart.to_t(a.population(4096, self.generator)[0])[0]
+            # Repeated points would pass for evidence: no more of them than are effective.
+            number = int(min(4096, max(512, a.ess * len(a.points))))
+            points = candidate.chart.to_t(a.population(number, self.generator)[0])[0]
             if candidate.chart.label == "triangular":
                 chart, _ = Chart.triangular(self.coordinates, points, candidate.chart.order, label="triangular")
             else:
@@ -329,6 +335,75 @@ class Search:
             candidate.density,
             candidate,
         )
+
+    def cover(self, fitted: Fitted) -> Fitted:
+        """Give a train what it misses: draws of the products that were looked at are witnesses that cost nothing more.
+
+        A train that puts nothing in a part of the space is never drawn there, so its own weights cannot tell. Where the
+        witnesses find more than a hundredth of the mass missing, the train is built again from the points that were
+        missed; what then is still missing is left to the product, as a small part of a mixture.
+        """
+        missing, points = self._missing(fitted)
+        if missing < MISSED or fitted.candidate is None:
+            return fitted
+        self.notes.append(
+            f"independent draws find {missing:.1%} of the mass missing in the train: built again from there"
+        )
+        with self.account.stage("train"):
+            rank = max(RANKS[0], min(self.plan.max_rank, max(fitted.candidate.density.train.ranks)))
+            left = MOST_PER_TRAIN if self.plan.budget is None else int(0.5 * self.account.remaining)
+            again = self._train(fitted.candidate.chart, points, self.plan.tol, rank, left)
+            if again is not None:
+                self._record(again)
+                rebuilt = self._fitted(again)
+                less, _ = self._missing(rebuilt)
+                if less < missing:
+                    fitted, missing = rebuilt, less
+        return fitted
+
+    def safeguard(self, fitted: Fitted) -> Fitted:
+        """Give a part of the draws to the product density of the same chart, where that is any good.
+
+        A train may fall short by orders of magnitude far out, where nothing in its own draws shows it; a product with
+        safe tails does not, so that the weights of the mixture are bounded and the evidence is right on average.
+        """
+        if fitted.candidate is None or fitted.candidate.kind == "product":
+            return fitted
+        chart = fitted.candidate.chart
+        products = [c for c in self.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
+        if not products:
+            return fitted
+        mixture = Atlas(
+            [fitted.density, ChartDensity(products[0].density, chart)],
+            torch.tensor([1 - SAFETY, SAFETY], dtype=torch.float64).log(),
+        )
+        try:
+            with self.account.stage("train"):
+                seen = self.weigh(mixture)
+        except BudgetExhausted:
+            return fitted
+        self.notes.append(f"a product density takes {SAFETY:.0%} of the draws, to bound the weights")
+        return Fitted(mixture, seen.ess, seen.elbo, fitted.label, fitted.train, fitted.candidate)
+
+    def _missing(self, fitted: Fitted) -> tuple[float, Tensor]:
+        """The share of the mass, by the products' weighted draws, where a density has less than a twentieth; and points."""
+        nothing = torch.zeros(0, self.coordinates.dim, dtype=torch.float64)
+        products = [
+            c for c in self.seen if c.kind == "product" and c.assessment.ess * len(c.assessment.points) > WITNESSES
+        ]
+        if fitted.candidate is None or fitted.candidate.kind == "product" or not products:
+            return 0.0, nothing
+        witness = max(products, key=_merit)
+        a = witness.assessment
+        with torch.no_grad():
+            t, inner = witness.chart.to_t(a.points)
+            x, outer = self.coordinates.to_x(t)
+            value = a.log_weights + witness.density.log_prob(a.points) - inner - outer
+            gap = value - fitted.density.log_prob(x) - a.log_evidence
+        weights = torch.softmax(a.log_weights, 0)
+        missed = (gap > MODE_GAP) & (weights > 0)
+        worst = torch.where(missed, weights, 0.0).argsort(descending=True)[: int(missed.sum())][:32]
+        return float(weights[missed].sum()), t[worst]
 
     def lost_modes(self, fitted: Fitted) -> bool:
         """Whether a local maximum of some mass is missing from a density."""

@@ -12,7 +12,7 @@ __all__ = ["ConditionalRow", "fit_row"]
 
 MAX_PAIRS = 6
 MAX_LOG_TERMS = 3
-SIGNIFICANT = 6.0  # times log(candidates)/N, a squared correlation
+SIGNIFICANT = 12.0  # times log(candidates)/N, a squared correlation
 FEWEST = 8  # candidates to guard against, even where there are less
 ROUNDS = 3  # of mean given scale, scale given mean
 HALF_MEAN_LOG_CHI = 0.635  # minus half the mean of log χ² with one degree of freedom
