@@ -36,7 +36,7 @@ class Exploration:
     """
 
     particles: int = 1024
-    ascents: int = 64
+    ascents: int = 256
     modes: int = 64
     rounds: int = 60
     sweeps: int = 4
@@ -46,9 +46,9 @@ class Exploration:
         """The settings for a share of a budget."""
         sweeps = 4 if gradient else 4 + dim // 4  # moves without gradients forget slowly in many dimensions
         if budget is None:
-            return cls(ascents=64 if dim <= 64 else 24, sweeps=sweeps)
+            return cls(ascents=256 if dim <= 32 else 64 if dim <= 64 else 24, sweeps=sweeps)
         particles = int(min(1024, max(32, budget // 100)))
-        return cls(particles, min(64, max(4, budget // 600)), 64, 60, 4 if budget > 20_000 else 2)
+        return cls(particles, min(256, max(4, budget // 600)), 64, 60, 4 if budget > 20_000 else 2)
 
 
 @dataclass(frozen=True)
