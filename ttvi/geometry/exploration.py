@@ -114,9 +114,12 @@ def explore(
     except BudgetExhausted:
         notes.append("the budget ended during the search for local maxima")
     reference = Reference.around(coordinates, starts, values, modes, tops, precisions, prior)
-    population = Population.draw(
-        reference, target, settings.particles, generator, seeds=torch.cat([starts[:named], modes])
-    )
+    seeds = torch.cat([starts[:named], modes])
+    try:
+        population = Population.draw(reference, target, settings.particles, generator, seeds=seeds)
+    except BudgetExhausted:
+        notes.append("the budget ended before a population could be drawn")
+        return Cloud(starts, values, modes, tops, precisions, 0.0, math.nan, notes)
     try:
         while population.beta < 1 and population.rounds < settings.rounds:
             population.cool(generator)
