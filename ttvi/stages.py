@@ -94,7 +94,7 @@ class Fitted:
         elbo: trimmed mean log weight.
         label: in words.
         train: the train behind it, if there is one.
-        points: draws in ``t``, if they are known.
+        candidate: the chart and train that it is, or that a mixture is made around; None for an atlas or a flow.
     """
 
     density: Any
@@ -340,8 +340,7 @@ class Search:
         """Give a train what it misses: draws of the products that were looked at are witnesses that cost nothing more.
 
         A train that puts nothing in a part of the space is never drawn there, so its own weights cannot tell. Where the
-        witnesses find more than a hundredth of the mass missing, the train is built again from the points that were
-        missed; what then is still missing is left to the product, as a small part of a mixture.
+        witnesses find more than a hundredth of the mass missing, the train is built again from the points that were missed.
         """
         missing, points = self._missing(fitted)
         if missing < MISSED or fitted.candidate is None:

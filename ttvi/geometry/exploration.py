@@ -62,7 +62,6 @@ class Cloud:
         mode_values: shape (K,).
         precisions: negative Hessians there on the lines, made positive, shape (K, m, m); None without gradients.
         beta: the temperature that the population reached, 1 when all went well.
-        census: local maxima found by the independent starts alone (numbers of ``modes``).
         log_evidence: rough estimate, nats.
         notes: what happened, in words.
     """
