@@ -77,7 +77,7 @@ FLOORS = {
     "ttvi.inference": 16,
     "ttvi.cli": 17,
 }
-PEERS = {"ttvi.flow", "ttvi.geometry", "ttvi.tt.basis", "ttvi.problems"}
+PEERS = {"ttvi.flow", "ttvi.geometry", "ttvi.problems", "ttvi.stages", "ttvi.tt.basis"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -14,18 +14,25 @@ from .errors import BudgetExhausted
 from .evaluation import Evaluations
 from .geometry.candidates import GEOMETRIES
 from .geometry.coordinates import Coordinates
-from .geometry.density import ChartDensity
 from .posterior import Posterior
-from .stages import ENOUGH, RANKS, Fitted, Plan, Search
+from .stages.certificate import census, certify
+from .stages.choose import choose
+from .stages.cover import cover, safeguard
+from .stages.equilibrate import equilibrate
+from .stages.explore import explore, fallback
+from .stages.plan import Plan
+from .stages.polish import polish
+from .stages.regions import split, split_if_better
+from .stages.search import Fitted, Search
+from .stages.training import raise_ranks, train, worth_more
 from .target import Target
 from .tt.arguments import seeded
 from .verdict import Diagnostics
 
 __all__ = ["fit"]
 
-SPLIT_BELOW = 0.8
-POLISH_BELOW = 0.9
 CERTIFICATE = 16_384
+PRIOR_DRAWS = 512
 
 
 def fit(
@@ -115,43 +122,40 @@ def fit(
 
 def _approximate(search: Search, target: Target) -> Fitted:
     """Explore, choose, train, and escalate as long as the weights ask for it."""
-    coordinates, plan = search.coordinates, search.plan
+    init, prior = _known_points(search, target)
+    try:
+        explore(search, init=init, prior=prior)
+        if search.plan.geometry == "atlas" and (atlas := split(search)) is not None:
+            return atlas
+        equilibrate(search)
+        chosen = choose(search)
+    except BudgetExhausted:
+        return fallback(search)
+    best = train(search, chosen)
+    if search.plan.geometry == "auto":
+        best = split_if_better(search, best)
+    if worth_more(search, best):
+        best = raise_ranks(search, best)
+    best = cover(search, best)
+    if search.plan.flow:
+        best = polish(search, best)
+    return safeguard(search, best)
+
+
+def _known_points(search: Search, target: Target) -> tuple[Tensor | None, Tensor | None]:
+    """The user's points, and draws of the prior, in working coordinates."""
+    coordinates = search.coordinates
     init = None if target.init_points is None else coordinates.to_t(target.init_points)
-    prior = None
-    if target.prior is not None:
-        prior = coordinates.to_t(target.sample_prior(512, generator=search.generator))
-        prior = prior[torch.isfinite(prior).all(1)]
-    try:
-        search.explore(init, prior)
-    except BudgetExhausted:
-        return search.fallback()
-    if plan.geometry == "atlas" and (split := search.split()) is not None:
-        return split
-    try:
-        chosen = search.choose()
-    except BudgetExhausted:
-        return search.fallback()
-    start = search.affordable_chart(chosen)
-    best = search.train(start or chosen, RANKS[:1] if start is not None else ())
-    if start is not None and start is not chosen and best.ess < chosen.assessment.ess:
-        best = search.train(chosen, ())
-    if plan.geometry == "auto" and ((lost := search.lost_modes(best)) or best.ess < SPLIT_BELOW):
-        split = search.split(needed=lost and best.ess > SPLIT_BELOW)
-        if split is not None and (split.ess > best.ess or (lost and split.ess > 0.5 and not search.lost_modes(split))):
-            best = split
-    if best.ess < ENOUGH and search.worth_more(best):
-        raised = search.train(best.candidate or chosen, RANKS[1:])
-        best = raised if raised.ess > best.ess else best
-    best = search.cover(best)
-    if best.ess < POLISH_BELOW and plan.flow:
-        best = search.polish(best)
-    return search.safeguard(best)
+    if target.prior is None:
+        return init, None
+    prior = coordinates.to_t(target.sample_prior(PRIOR_DRAWS, generator=search.generator))
+    return init, prior[torch.isfinite(prior).all(1)]
 
 
 def _posterior(search: Search, target: Target, best: Fitted, seed: int, start: float) -> Posterior:
     """The certificate and the report."""
     account = search.account
-    draws = search.certify(best.density)
+    draws = certify(search, best.density)
     info = None if best.train is None else best.train.info
     report: dict[str, Any] = {
         "num_evaluations": account.num_evaluations,
@@ -166,24 +170,17 @@ def _posterior(search: Search, target: Target, best: Fitted, seed: int, start: f
         "candidates": tuple(search.tried),
     }
     evidence = best.elbo if draws is None else draws.certificate().log_evidence
-    report["mode_census"] = search.census(best.density, evidence)
+    report["mode_census"] = census(search, best.density, evidence)
     report["stages"] = account.stages
     report["seconds"] = time.perf_counter() - start
     if draws is None:
         diagnostics = Diagnostics(**{**report, "status": "budget exhausted"})
-        x = best.density.sample((1024,), generator=search.generator)
-        return Posterior(
-            best.density,
-            target.support,
-            draws=x,
-            log_weights=None,
-            diagnostics=diagnostics,
-            log_density=_plain(target),
-            seed=seed,
-        )
-    diagnostics = Diagnostics.from_draws(draws, **report)
+        x, log_weights = best.density.sample((1024,), generator=search.generator), None
+    else:
+        diagnostics = Diagnostics.from_draws(draws, **report)
+        x, log_weights = draws.x, draws.log_weights
     return Posterior(
-        best.density, target.support, draws=draws.x, log_weights=draws.log_weights, diagnostics=diagnostics,
+        best.density, target.support, draws=x, log_weights=log_weights, diagnostics=diagnostics,
         log_density=_plain(target), seed=seed,
     )  # fmt: skip
 
@@ -233,6 +230,3 @@ def _bar(budget: int | None) -> Callable[[Evaluations], None]:
         bar.update(account.num_evaluations - bar.n)
 
     return update
-
-
-_ = (ChartDensity, Tensor)

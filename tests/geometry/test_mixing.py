@@ -35,11 +35,12 @@ def affine():
 
 
 def triangular():
-    """Every kind of term: slopes, log slopes, a square and a product."""
+    """Every kind of term: slopes, log slopes, a square, products with a saturating column or alone, bends."""
     slope, log_slope = (0.4 * normal(DIM, DIM, at=k).tril(-1) for k in (3, 4))
     return Triangular(
         torch.tensor([2, 0, 3, 1]), normal(DIM, at=1), normal(DIM, at=2).exp(), normal(DIM, at=5), slope,
-        0.3 * normal(DIM, at=6), log_slope, torch.tensor([[1, 0, 0], [3, 0, 2], [3, 1, 1]]), 0.5 * normal(3, at=7),
+        0.3 * normal(DIM, at=6), log_slope, torch.tensor([[1, 0, 0], [2, 4, 5], [3, 0, 2], [3, 1, 9], [3, 1, 1]]), 0.5 * normal(5, at=7),
+        torch.tensor([[1, 0, 2], [3, 2, 0], [3, 1, 1]]), 0.5 * normal(3, at=8),
     )  # fmt: skip
 
 

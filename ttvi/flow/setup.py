@@ -38,6 +38,7 @@ __all__ = [
     "with_transforms",
 ]
 
+MOST_TYPICAL = 8192
 SMALL_SPREAD = 1e-12
 
 
@@ -138,14 +139,15 @@ def with_transforms(
         raise TypeError(f"fit: expected a floating-point dtype; got {dtype}. Use torch.float32 or torch.float64.")
     context_dim = 0 if context is None else context.shape[1]
     if transforms is None:
+        loc, scale = _typical(points)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         parts = default_transforms(
             flow.dim,
             kinds=coordinate_kinds(flow.base, flow.dim),
             hidden=hidden,
             context_dim=context_dim,
-            loc=points.mean(0),
-            scale=points.std(0).clamp_min(SMALL_SPREAD),
+            loc=loc,
+            scale=scale,
             generator=torch.Generator().manual_seed(seed),
             dtype=dtype,
         )
@@ -156,6 +158,14 @@ def with_transforms(
     if context is not None:
         result._standardise_context(context.mean(0), context.std(0).clamp_min(SMALL_SPREAD))
     return result
+
+
+def _typical(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and half the distance of the outer sixths: draws of a base with heavy tails may be anywhere, even infinite."""
+    points = points[torch.isfinite(points).all(1)][:MOST_TYPICAL]
+    levels = torch.tensor([0.16, 0.5, 0.84], dtype=points.dtype, device=points.device)
+    low, middle, high = torch.quantile(points, levels, dim=0)
+    return middle, (0.5 * (high - low)).clamp_min(SMALL_SPREAD)
 
 
 def settings_of(

@@ -15,7 +15,7 @@ from .coordinates import Coordinates, Pullback
 from .product import product_density
 from .stretch import tail_exponent
 
-__all__ = ["GEOMETRIES", "Candidate", "charts", "in_chart", "look"]
+__all__ = ["GEOMETRIES", "Candidate", "charts", "in_chart", "look", "triangular", "whitened"]
 
 GEOMETRIES = ("auto", "axis", "whitened", "triangular", "atlas")
 MOST_WHITENED = 512
@@ -58,7 +58,7 @@ def in_chart(target: Pullback, chart: Chart) -> Callable[[Tensor], Tensor]:
     return log_density
 
 
-def charts(coordinates: Coordinates, points: Tensor, geometry: str) -> list[Chart]:
+def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Chart | None = None) -> list[Chart]:
     """The charts that a population suggests.
 
     *axis*: the user's coordinates one by one. *whitened*: principal axes of the population. *triangular*: every
@@ -68,13 +68,14 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str) -> list[Char
         coordinates: the coordinates.
         points: the population, shape (N, m).
         geometry: one of those, or "auto" for all that apply.
+        known: a triangular chart that there is already.
     """
     found = []
     lines = int(coordinates.line.sum())
     if geometry in ("auto", "axis", "atlas") or lines < 2:
         found.append(Chart.axis(coordinates, points))
     if geometry in ("auto", "triangular") and lines >= 2:
-        found.append(_triangular(coordinates, points))
+        found.append(known or triangular(coordinates, points))
     if geometry in ("auto", "whitened") and 2 <= lines <= MOST_WHITENED:
         found.append(whitened(coordinates, points))
     return found
@@ -100,7 +101,8 @@ def whitened(coordinates: Coordinates, points: Tensor, label: str = "whitened") 
     return Chart.affine(coordinates, points, loc, matrix, label=label)
 
 
-def _triangular(coordinates: Coordinates, points: Tensor) -> Chart:
+def triangular(coordinates: Coordinates, points: Tensor) -> Chart:
+    """Every coordinate given the earlier ones, in the order of the highest penalised likelihood; see :func:`charts`."""
     given = torch.arange(coordinates.dim)
     _, _, tau = tail_exponent(points)
     tails = torch.where(coordinates.line, tau, -1.0).argsort(stable=True)

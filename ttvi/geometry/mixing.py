@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .regression import fit_row
+from .regression import KNOTS, expand, fit_row, hinge
 
 __all__ = ["Affine", "Mixing", "Scaled", "Triangular", "mixing_from_record"]
 
@@ -123,8 +123,8 @@ class Affine(Mixing):
 class Triangular(Mixing):
     r"""Each coordinate given the earlier ones: :math:`t_i = \mu_i(z) + e^{\ell_i(z)} s_i`, ``z`` the standardised earlier ``t``.
 
-    :math:`\mu_i` is linear plus a few products, :math:`\ell_i` linear: a correlated Gaussian, a banana and a funnel all
-    become independent columns. Along ``order`` the map is triangular, so the distribution of the first k columns is that
+    :math:`\mu_i` is linear plus a few products, :math:`\ell_i` linear with a few bends: a correlated Gaussian, a banana, a
+    funnel and a hierarchical model all become independent columns. Along ``order`` the map is triangular, so the distribution of the first k columns is that
     of the first k coordinates.
 
     Attributes:
@@ -132,8 +132,11 @@ class Triangular(Mixing):
         loc, scale: what standardises the ``t``, in order, shape (m,).
         intercept, slope: of the means, in units of ``scale``, shapes (m,) and (m, m), strictly lower triangular.
         log_intercept, log_slope: of the log scales, likewise.
-        pairs: rows ``(i, j, k)``: the mean of i has a term z_j z_k, shape (p, 3), sorted by i.
+        pairs: rows ``(i, j, k)``: the mean of i has a term u_j u_k, shape (p, 3), sorted by i, with the columns u of
+            :func:`.regression.expand`.
         weights: their coefficients, shape (p,).
+        hinges: rows ``(i, j, c)``: the log scale of i bends at knot c of z_j, shape (h, 3), sorted by i.
+        hinge_weights: their coefficients, shape (h,).
 
     References:
         Marzouk, Moselhy, Parno, Spantini, Sampling via measure transport: an introduction (2016).
@@ -155,6 +158,8 @@ class Triangular(Mixing):
     log_slope: Tensor
     pairs: Tensor
     weights: Tensor
+    hinges: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.long))
+    hinge_weights: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
     def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
         columns: list[Tensor] = []
@@ -172,18 +177,23 @@ class Triangular(Mixing):
         mean = self.intercept.to(t) + z @ self.slope.to(t).T
         if len(self.weights):
             near = tame(z)
-            terms = near[..., self.pairs[:, 1]] * near[..., self.pairs[:, 2]] * self.weights.to(t)
-            mean = mean.index_add(-1, self.pairs[:, 0].to(t.device), terms)
+            pairs = self.pairs.to(t.device)
+            terms = expand(near, pairs[:, 1]) * expand(near, pairs[:, 2]) * self.weights.to(t)
+            mean = mean.index_add(-1, pairs[:, 0], terms)
         log_scale = self.log_intercept.to(t) + tame(z) @ self.log_slope.to(t).T
+        if len(self.hinge_weights):
+            hinges = self.hinges.to(t.device)
+            knots = torch.tensor(KNOTS, dtype=t.dtype, device=t.device)[hinges[:, 2]]
+            bends = hinge(tame(z)[..., hinges[:, 1]] - knots) * self.hinge_weights.to(t)
+            log_scale = log_scale.index_add(-1, hinges[:, 0], bends)
         return (z - mean) * torch.exp(-log_scale), -log_scale.sum(-1) - self.scale.log().sum().to(t)
 
     def tensors(self) -> dict[str, Tensor]:
-        names = ("order", "loc", "scale", "intercept", "slope", "log_intercept", "log_slope", "pairs", "weights")
-        return {name: getattr(self, name) for name in names}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
-    def _terms(self) -> list[tuple[list[int], list[int], list[int]]]:
-        """Of every row: the columns in its mean, those in its log scale, and the numbers of its products.
+    def _terms(self) -> list[tuple[list[int], list[int], list[int], list[int]]]:
+        """Of every row: the columns in its mean, those in its log scale, and the numbers of its products and bends.
 
         Most coefficients are zero: along a chain a row has one or two.
         """
@@ -191,26 +201,38 @@ class Triangular(Mixing):
             (
                 self.slope[i].nonzero()[:, 0].tolist(),
                 self.log_slope[i].nonzero()[:, 0].tolist(),
-                mine.nonzero()[:, 0].tolist(),
+                (self.pairs[:, 0] == i).nonzero()[:, 0].tolist(),
+                (self.hinges[:, 0] == i).nonzero()[:, 0].tolist(),
             )
-            for i, mine in enumerate(
-                self.pairs[:, 0] == torch.arange(len(self.order), device=self.pairs.device)[:, None]
-            )
+            for i in range(len(self.order))
         ]
 
     def _row(self, i: int, columns: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log scale of coordinate i given the earlier ones."""
-        in_mean, in_scale, products = self._terms[i]
+        in_mean, in_scale, products, bends = self._terms[i]
         mean, log_scale = self.intercept[i].to(like), self.log_intercept[i].to(like)
         if in_mean:
             mean = mean + torch.stack([columns[j] for j in in_mean], -1) @ self.slope[i, in_mean].to(like)
         for p in products:
             _, j, k = self.pairs[p].tolist()
-            mean = mean + self.weights[p].to(like) * tame(columns[j]) * tame(columns[k])
+            mean = mean + self.weights[p].to(like) * self._expanded(columns, j) * self._expanded(columns, k)
         if in_scale:
             near = tame(torch.stack([columns[j] for j in in_scale], -1))
             log_scale = log_scale + near @ self.log_slope[i, in_scale].to(like)
+        for h in bends:
+            _, j, c = self.hinges[h].tolist()
+            log_scale = log_scale + self.hinge_weights[h].to(like) * hinge(tame(columns[j]) - KNOTS[c])
         return mean, log_scale.expand(like.shape[:-1])
+
+    def _expanded(self, columns: list[Tensor], index: int) -> Tensor:
+        """Column ``index`` of :func:`.regression.expand` from the earlier columns alone."""
+        dim = len(self.order)
+        if index < dim:
+            return tame(columns[index])
+        if index == dim:
+            return torch.ones_like(columns[0])
+        column, knot = divmod(index - dim - 1, len(KNOTS))
+        return hinge(tame(columns[column]) - KNOTS[knot])
 
     @classmethod
     def fit(cls, points: Tensor, movable: Tensor, order: Tensor) -> tuple[Triangular, float]:
@@ -232,18 +254,30 @@ class Triangular(Mixing):
         slope, log_slope = points.new_zeros(dim, dim), points.new_zeros(dim, dim)
         intercept, log_intercept = points.new_zeros(dim), points.new_zeros(dim)
         pairs: list[tuple[int, int, int]] = []
+        hinges: list[tuple[int, int, int]] = []
         weights: list[float] = []
+        hinge_weights: list[float] = []
         score = -float(scale.log().sum())
         for i in takes_part.nonzero()[:, 0].tolist():
             earlier = takes_part[:i].nonzero()[:, 0]
             row = fit_row(z[:, i], z[:, earlier])
             intercept[i], log_intercept[i] = row.intercept, row.log_intercept
             slope[i, earlier], log_slope[i, earlier] = row.slope, row.log_slope
-            pairs += [(i, int(earlier[j]), int(earlier[k])) for j, k in row.pairs]
+            # Of all columns, as expand numbers them, what the row knows among the earlier ones.
+            bent = dim + 1 + len(KNOTS) * earlier[:, None] + torch.arange(len(KNOTS))
+            column = torch.cat([earlier, torch.tensor([dim]), bent.flatten()])
+            pairs += [(i, int(column[j]), int(column[k])) for j, k in row.pairs]
             weights += row.weights
+            hinges += [(i, int(earlier[j]), c) for j, c in row.hinges]
+            hinge_weights += row.hinge_weights
             score += row.log_likelihood - 0.5 * math.log(count) * row.num_coefficients / count
-        rows = torch.tensor(pairs, dtype=torch.long, device=points.device).view(-1, 3)
-        made = cls(order, loc, scale, intercept, slope, log_intercept, log_slope, rows, points.new_tensor(weights))
+        products, bends = (
+            torch.tensor(rows, dtype=torch.long, device=points.device).view(-1, 3) for rows in (pairs, hinges)
+        )
+        made = cls(
+            order, loc, scale, intercept, slope, log_intercept, log_slope, products, points.new_tensor(weights), bends,
+            points.new_tensor(hinge_weights),
+        )  # fmt: skip
         return made, score
 
 

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .coordinates import Pullback
-from .reference import Reference
+from .coordinates import Coordinates
+from .reference import Reference, Spread
 
 __all__ = ["Population", "differential", "hamiltonian"]
 
 ESS_STEP = 0.6
 STEPS = 8
 TARGET_ACCEPTANCE = 0.75
+
+
+class LogDensity(Protocol):
+    """What moves need to know: kinds of the coordinates, values, and gradients if there are any."""
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """What kind each coordinate is."""
+
+    def __call__(self, t: Tensor, /) -> Tensor:
+        """Log-densities (N,) of points (N, m)."""
+
+    def value_and_gradient(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Values (N,) and gradients (N, m)."""
 
 
 @dataclass
@@ -29,7 +44,7 @@ class Population:
         step: of the Hamiltonian moves, adapted.
     """
 
-    reference: Reference
+    reference: Reference | Spread
     points: Tensor
     values: Tensor
     anchors: Tensor
@@ -41,7 +56,7 @@ class Population:
 
     @classmethod
     def draw(
-        cls, reference: Reference, target: Pullback, count: int, generator: torch.Generator, *, seeds: Tensor
+        cls, reference: Reference, target: LogDensity, count: int, generator: torch.Generator, *, seeds: Tensor
     ) -> Population:
         """Draws of the reference (``seeds`` are only evaluated, they are in the reference already)."""
         points = reference.sample(count, generator)
@@ -88,7 +103,7 @@ class Population:
         return yes
 
 
-def differential(population: Population, target: Pullback, generator: torch.Generator) -> None:
+def differential(population: Population, target: LogDensity, generator: torch.Generator) -> None:
     """One differential-evolution move of every point: a difference of two others, on a random subset of coordinates.
 
     The population moves in two halves, each with differences of the other, which keeps the density invariant. Every tenth
@@ -135,7 +150,7 @@ def differential(population: Population, target: Pullback, generator: torch.Gene
     population.acceptance = accepted / count
 
 
-def hamiltonian(population: Population, target: Pullback, generator: torch.Generator) -> None:
+def hamiltonian(population: Population, target: LogDensity, generator: torch.Generator) -> None:
     """One Hamiltonian trajectory of every point, preconditioned by the population's covariance on the lines and circles.
 
     References:

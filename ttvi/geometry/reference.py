@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .coordinates import Coordinates
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "Spread"]
 
 WIDENING = 1.5
 WIDE_SHARE = 0.4
@@ -108,3 +108,20 @@ class Reference:
             radius = torch.log1p(z.square().sum(0) / FREEDOM)
             terms.append(share + constant - factor.diagonal().log().sum() - 0.5 * (FREEDOM + count) * radius)
         return torch.logsumexp(torch.stack(terms), 0) - rest
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Independent Student columns around zero, up to a constant: what a population in standardised columns may spread into.
+
+    Attributes:
+        line: which columns are lines; it is flat in the others.
+        scale: of the columns.
+    """
+
+    line: Tensor
+    scale: float = 3.0
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Unnormalised, shape (..., m) to (...)."""
+        return (-0.5 * (FREEDOM + 1) * torch.log1p((z / self.scale).square() / FREEDOM) * self.line).sum(-1)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ConditionalRow", "fit_row"]
+__all__ = ["KNOTS", "ConditionalRow", "expand", "fit_row", "hinge"]
 
 MAX_PAIRS = 6
 MAX_LOG_TERMS = 3
+MAX_HINGES = 2
+KNOTS = (-1.0, 0.0, 1.0)  # of the bent terms, in standard deviations
 SIGNIFICANT = 12.0  # times log(candidates)/N, a squared correlation
 FEWEST = 8  # candidates to guard against, even where there are less
 ROUNDS = 3  # of mean given scale, scale given mean
@@ -20,15 +22,22 @@ HALF_MEAN_LOG_CHI = 0.635  # minus half the mean of log χ² with one degree of 
 
 @dataclass(frozen=True)
 class ConditionalRow:
-    r"""The density :math:`y \mid z \sim N(a + b\cdot z + \sum_p w_p z_{j_p} z_{k_p},\; e^{2(c + g\cdot z)})` and how well it fits.
+    r"""How a coordinate depends on earlier ones, and how well that fits.
+
+    .. math:: y \mid z \sim N\bigl(a + b\cdot z + \sum_p w_p u_{j_p} u_{k_p},\;
+              e^{2(c + g\cdot z + \sum_h v_h \,\mathrm{hinge}(z_{i_h} - \kappa_h))}\bigr)
+
+    with :math:`u` the columns of :func:`expand`.
 
     Attributes:
         intercept: a.
         slope: b, shape (k,).
         log_intercept: c.
         log_slope: g, shape (k,).
-        pairs: the columns :math:`(j_p, k_p)` of every product.
+        pairs: the columns :math:`(j_p, k_p)` of every product, as :func:`expand` numbers them.
         weights: :math:`w_p`.
+        hinges: the column :math:`i_h` and the number of its knot, of every bend of the log scale.
+        hinge_weights: :math:`v_h`.
         log_likelihood: per draw, without the constant.
         num_coefficients: how many coefficients were fitted.
     """
@@ -39,14 +48,47 @@ class ConditionalRow:
     log_slope: Tensor
     pairs: list[tuple[int, int]]
     weights: list[float]
+    hinges: list[tuple[int, int]]
+    hinge_weights: list[float]
     log_likelihood: float
     num_coefficients: int
 
 
-def fit_row(y: Tensor, z: Tensor) -> ConditionalRow:
-    r"""Mean linear in ``z`` and a few products, log scale linear in ``z``; terms enter while they are significant.
+def hinge(u: Tensor) -> Tensor:
+    """From zero on the left to the identity on the right, smoothly: a log scale that stops following a coordinate.
 
-    Cost :math:`O(N k^2)`.
+    >>> [round(v, 4) for v in hinge(torch.tensor([-9.0, 0.0, 9.0])).tolist()]
+    [0.0, 0.3466, 9.0]
+    """
+    return 0.5 * torch.nn.functional.softplus(2 * u)
+
+
+def expand(z: Tensor, index: Tensor) -> Tensor:
+    """Columns that products are made of: ``z`` itself, then the constant one, then :func:`hinge` of ``z_j - knot``, three to a column.
+
+    Args:
+        z: shape (..., k).
+        index: numbers of columns, shape (p,), from 0 to 4k.
+
+    Returns:
+        Shape (..., p).
+
+    >>> expand(torch.tensor([[0.5, 1.0]]), torch.tensor([1, 2, 7])).tolist()
+    [[1.0, 1.0, 1.0634640455245972]]
+    """
+    dim = z.shape[-1]
+    bent = (index - dim - 1).clamp_min(0)
+    column = torch.where(index < dim, index, bent // len(KNOTS)).clamp_max(max(dim - 1, 0))
+    knots = torch.tensor(KNOTS, dtype=z.dtype, device=z.device)[bent % len(KNOTS)]
+    value = z[..., column]
+    return torch.where(index < dim, value, torch.where(index == dim, torch.ones_like(value), hinge(value - knots)))
+
+
+def fit_row(y: Tensor, z: Tensor) -> ConditionalRow:
+    r"""Mean linear in ``z`` and a few products, log scale linear in ``z`` with a few bends; terms enter while significant.
+
+    A coordinate that the log scale depends on may also saturate: in a hierarchical model a mean goes from one value to
+    another, and a scale stops shrinking, as the scale of the group goes to zero. Cost :math:`O(N k^2)`.
 
     Args:
         y: draws of the coordinate, shape (N,).
@@ -66,28 +108,40 @@ def fit_row(y: Tensor, z: Tensor) -> ConditionalRow:
     level = SIGNIFICANT * math.log(max(FEWEST, dim * dim)) / count
     log_scale = torch.zeros_like(y)
     pairs: list[tuple[int, int]] = []
+    log_terms: list[int] = []
     for _ in range(ROUNDS):
         known = pairs
-        linear, pairs, coefficients = _fit_mean(_Regression(y, z, torch.exp(-log_scale)), level, known)
+        linear, pairs, coefficients = _fit_mean(_Regression(y, z, torch.exp(-log_scale)), level, known, log_terms)
         residual = y - _design(z, linear, pairs) @ coefficients
-        log_terms, log_coefficients = _fit_log_scale(residual, z, level)
-        log_scale = _design(z, log_terms, []) @ log_coefficients
+        log_terms, hinges, log_coefficients = _fit_log_scale(residual, z, level)
+        log_scale = _log_design(z, log_terms, hinges) @ log_coefficients
         if not log_terms and pairs == known:
             break  # equal weights, nothing new: the next round would be the same
     slope, log_slope = y.new_zeros(dim), y.new_zeros(dim)
     slope[linear] = coefficients[1 : 1 + len(linear)]
-    log_slope[log_terms] = log_coefficients[1:]
+    log_slope[log_terms] = log_coefficients[1 : 1 + len(log_terms)]
     log_likelihood = -0.5 * (residual * torch.exp(-log_scale)).square() - log_scale
     return ConditionalRow(
         float(coefficients[0]), slope, float(log_coefficients[0]), log_slope, pairs,
-        coefficients[1 + len(linear) :].tolist(), float(log_likelihood.mean()), len(coefficients) + len(log_coefficients),
+        coefficients[1 + len(linear) :].tolist(), hinges, log_coefficients[1 + len(log_terms) :].tolist(),
+        float(log_likelihood.mean()), len(coefficients) + len(log_coefficients),
     )  # fmt: skip
 
 
 def _design(z: Tensor, linear: list[int], pairs: list[tuple[int, int]]) -> Tensor:
     """Columns one, linear terms and products, shape (N, 1 + ...)."""
-    products = [(z[:, j] * z[:, k])[:, None] for j, k in pairs]
-    return torch.cat([z.new_ones(len(z), 1), z[:, linear], *products], 1)
+    return torch.cat([z.new_ones(len(z), 1), z[:, linear], _products(z, pairs)], 1)
+
+
+def _products(z: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    index = torch.tensor(pairs, dtype=torch.long, device=z.device).view(-1, 2)
+    return expand(z, index[:, 0]) * expand(z, index[:, 1])
+
+
+def _log_design(z: Tensor, terms: list[int], hinges: list[tuple[int, int]]) -> Tensor:
+    """Columns one, linear terms and hinges, shape (N, 1 + ...)."""
+    bent = [hinge(z[:, j] - KNOTS[c])[:, None] for j, c in hinges]
+    return torch.cat([z.new_ones(len(z), 1), z[:, terms], *bent], 1)
 
 
 class _Regression:
@@ -104,7 +158,7 @@ class _Regression:
         scaled = self.columns[:, chosen]
         gram = self.gram[chosen][:, chosen]
         if pairs:
-            products = torch.stack([self.z[:, j] * self.z[:, k] * self.weight for j, k in pairs], 1)
+            products = _products(self.z, pairs) * self.weight[:, None]
             cross = scaled.T @ products
             gram = torch.cat([torch.cat([gram, cross], 1), torch.cat([cross.T, products.T @ products], 1)])
             scaled = torch.cat([scaled, products], 1)
@@ -129,6 +183,17 @@ class _Regression:
         best = divmod(int(squared.argmax()), squared.shape[1])
         return float(squared[best]), best
 
+    def strongest_bend(self, residual: Tensor, bent: list[int]) -> tuple[float, tuple[int, int]]:
+        """Likewise of the products of a column, or the constant, with a bend of one of the columns ``bent``."""
+        dim = self.z.shape[1]
+        right = torch.tensor([dim + 1 + len(KNOTS) * j + c for j in bent for c in range(len(KNOTS))])
+        left = torch.arange(dim + 1)
+        pairs = torch.cartesian_prod(left, right)
+        products = expand(self.z, pairs[:, 0]) * expand(self.z, pairs[:, 1]) * self.weight[:, None]
+        squared = _squared_correlations(products, residual)
+        best = int(squared.argmax())
+        return float(squared[best]), (int(pairs[best, 0]), int(pairs[best, 1]))
+
 
 def _squared_correlations(columns: Tensor, y: Tensor) -> Tensor:
     """Of every column (N, k) with ``y`` (N,); zero for constants."""
@@ -138,7 +203,7 @@ def _squared_correlations(columns: Tensor, y: Tensor) -> Tensor:
 
 
 def _fit_mean(
-    regression: _Regression, level: float, pairs: list[tuple[int, int]]
+    regression: _Regression, level: float, pairs: list[tuple[int, int]], bent: list[int]
 ) -> tuple[list[int], list[tuple[int, int]], Tensor]:
     """All linear terms beside the products known so far, pruned by significance; then more products one by one."""
     count, dim = regression.z.shape
@@ -153,6 +218,8 @@ def _fit_mean(
         return linear, pairs, beta
     while len(pairs) < MAX_PAIRS:
         strength, pair = regression.strongest_pair(residual)
+        if bent:
+            strength, pair = max((strength, pair), regression.strongest_bend(residual, bent))
         if strength < level or pair in pairs:
             break
         pairs.append(pair)
@@ -160,8 +227,8 @@ def _fit_mean(
     return linear, pairs, beta
 
 
-def _fit_log_scale(residual: Tensor, z: Tensor, level: float) -> tuple[list[int], Tensor]:
-    """Terms by their correlation with log squared residuals, coefficients by maximum likelihood."""
+def _fit_log_scale(residual: Tensor, z: Tensor, level: float) -> tuple[list[int], list[tuple[int, int]], Tensor]:
+    """Terms, then bends of theirs, by their correlation with log squared residuals, coefficients by maximum likelihood."""
     logs = (residual.square() + 1e-12 * residual.square().mean()).clamp_min(1e-300).log()
     terms: list[int] = []
     design, left = _design(z, terms, []), logs
@@ -173,9 +240,19 @@ def _fit_log_scale(residual: Tensor, z: Tensor, level: float) -> tuple[list[int]
         terms.append(best)
         design = _design(z, terms, [])
         left = logs - design @ torch.linalg.lstsq(design, logs[:, None]).solution[:, 0]
+    hinges: list[tuple[int, int]] = []
+    candidates = [(j, c) for j in terms for c in range(len(KNOTS))]
+    while candidates and len(hinges) < MAX_HINGES:
+        squared = _squared_correlations(_log_design(z, [], candidates)[:, 1:], left)
+        best = int(squared.argmax())
+        if float(squared[best]) < level or candidates[best] in hinges:
+            break
+        hinges.append(candidates[best])
+        design = _log_design(z, terms, hinges)
+        left = logs - design @ torch.linalg.lstsq(design, logs[:, None]).solution[:, 0]
     start = 0.5 * torch.linalg.lstsq(design, logs[:, None]).solution[:, 0]
     start[0] += HALF_MEAN_LOG_CHI
-    return terms, _newton(design, residual, start)
+    return terms, hinges, _newton(design, residual, start)
 
 
 def _newton(design: Tensor, residual: Tensor, beta: Tensor) -> Tensor:

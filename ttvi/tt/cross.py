@@ -232,6 +232,8 @@ def _climb(run: _Run, indices: Tensor, values: Tensor, init: Tensor) -> None:
         if beta >= 1.0:
             return
         count = int(min(options.ladder_draws, run.grid.remaining // 10))
+        if count < 2:
+            raise BudgetExhausted(f"draws to raise the temperature wanted, {run.grid.remaining:.0f} evaluations left")
         check, values, log_g2 = _draw(run, target, count)
         quality = effective_fraction(beta * values - log_g2)
         attempts += 1

@@ -1,0 +1,69 @@
+"""What is said about the answer: fresh draws and their weights, and whether the known maxima are covered."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diagnostics import WeightedDraws
+from ..errors import BudgetExhausted
+from ..geometry.exploration import Cloud
+from ..verdict import CensusMode
+from .search import Fitted, Search
+
+__all__ = ["census", "certify", "loses_modes"]
+
+
+def certify(search: Search, density: Any) -> WeightedDraws | None:
+    """Fresh draws and their weights; None when the budget has ended."""
+    account = search.account
+    count = int(min(search.plan.certificate, account.remaining))
+    if count < 2:
+        return None
+    with account.stage("certificate"), torch.no_grad():
+        x = density.sample((count,), generator=search.generator)
+        try:
+            log_weights = (account(x) - density.log_prob(x)).to(torch.float64)
+        except BudgetExhausted:
+            return None
+    bad = log_weights.isnan() | (log_weights == math.inf)
+    return WeightedDraws(x, torch.where(bad, -math.inf, log_weights), 1, 0, int(bad.sum()))
+
+
+def census(search: Search, density: Any, log_evidence: float) -> tuple[CensusMode, ...]:
+    """Whether the density covers the local maxima that independent starts found; costs nothing."""
+    cloud, line = search.cloud, search.coordinates.line
+    if not len(cloud.modes) or not math.isfinite(log_evidence):
+        return ()
+    with torch.no_grad():
+        x, slope = search.coordinates.to_x(cloud.modes)
+        log_prob = density.log_prob(x)
+    return tuple(
+        CensusMode.judge(
+            x[k], log_density=float(cloud.mode_values[k] - slope[k]), log_prob=float(log_prob[k]),
+            log_evidence=log_evidence, log_volume=_log_volume(cloud, k, line) + float(slope[k]),
+        )
+        for k in range(len(cloud.modes))
+    )  # fmt: skip
+
+
+def loses_modes(search: Search, fitted: Fitted) -> bool:
+    """Whether a local maximum of some mass is missing from a density."""
+    log_evidence = fitted.candidate.assessment.log_evidence if fitted.candidate else fitted.elbo
+    return any(mode.lost for mode in census(search, fitted.density, log_evidence))
+
+
+def _log_volume(cloud: Cloud, k: int, line: Tensor) -> float:
+    """Log of the Gaussian volume around a maximum: by its curvature, else by the population; nan if neither is known."""
+    if cloud.precisions is not None:
+        inner = cloud.precisions[k][line][:, line]
+        return 0.5 * len(inner) * math.log(2 * math.pi) - 0.5 * float(torch.linalg.slogdet(inner)[1])
+    if cloud.beta < 1:
+        return math.nan
+    number = int(line.sum())
+    if not number:
+        return 0.0
+    return -0.5 * float(torch.logdet(torch.cov(cloud.points[:, line].T).view(number, -1).inverse()))

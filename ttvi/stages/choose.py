@@ -1,0 +1,78 @@
+"""Which coordinates: every chart is looked at, and a small train is tried in each."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..errors import BudgetExhausted
+from ..geometry.assessment import assess
+from ..geometry.candidates import Candidate, charts, in_chart, look, whitened
+from ..geometry.chart import Chart
+from .search import Search, merit
+from .training import trial
+
+__all__ = ["choose"]
+
+REFINEMENTS = 3
+REFINED = 0.6  # effective share from which on a mixing chart needs no refinement
+
+
+def choose(search: Search) -> Candidate:
+    """Look at every chart, try a small train in each, and say which and why.
+
+    Raises:
+        BudgetExhausted: nothing could be looked at.
+    """
+    points = search.cloud.points
+    found = charts(search.coordinates, points, search.plan.geometry, known=search.chart)
+    with search.account.stage("geometry"):
+        looked = [seen for chart in found if (seen := _look(search, chart, points)) is not None]
+        if not looked:
+            raise BudgetExhausted("nothing could be looked at")
+        looked = [_refined(search, candidate) for candidate in looked]
+        trials = [trained for candidate in looked if (trained := trial(search, candidate)) is not None]
+    best = max(looked + trials, key=merit)
+    search.notes.append(
+        f"{best.chart.label} coordinates: {best.kind} with an effective share of {best.assessment.ess:.2g} "
+        f"(tried {', '.join(f'{c.label} {c.assessment.ess:.2g}' for c in looked + trials)})"
+    )
+    return best
+
+
+def _look(search: Search, chart: Chart, points: Tensor) -> Candidate | None:
+    """The product density of points in a chart; None where the budget does not allow its weights."""
+    try:
+        candidate = look(search.target, chart, points, search.plan.checks, search.generator)
+    except BudgetExhausted:
+        return None
+    search.record(candidate)
+    return candidate
+
+
+def _refined(search: Search, candidate: Candidate) -> Candidate:
+    """A mixing chart fitted anew to what its own weights say, while that helps."""
+    if candidate.chart.axis_aligned or candidate.chart is search.chart:
+        return candidate
+    checks = search.plan.checks
+    for _ in range(REFINEMENTS):
+        a = candidate.assessment
+        effective = a.ess * len(a.points)
+        if a.ess > REFINED or effective < 30:
+            break
+        count = 4 * checks if effective > 200 else checks
+        try:
+            a = assess(candidate.density, in_chart(search.target, candidate.chart), count, search.generator)
+        except BudgetExhausted:
+            break
+        # Repeated points would pass for evidence: no more of them than are effective.
+        number = int(min(4096, max(512, a.ess * len(a.points))))
+        points = candidate.chart.to_t(a.population(number, search.generator)[0])[0]
+        if candidate.chart.label == "triangular":
+            chart, _ = Chart.triangular(search.coordinates, points, candidate.chart.order, label="triangular")
+        else:
+            chart = whitened(search.coordinates, points)
+        better = _look(search, chart, points)
+        if better is None or merit(better) < merit(candidate):
+            break
+        candidate = better
+    return candidate

@@ -1,0 +1,94 @@
+"""What a train misses: found by the draws of others, built in, and bounded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import BudgetExhausted
+from ..geometry.atlas import Atlas
+from ..geometry.density import ChartDensity
+from ..verdict import MODE_GAP
+from .plan import MOST_PER_TRAIN, RANKS
+from .search import Fitted, Search, merit
+from .training import train_in
+
+__all__ = ["cover", "safeguard"]
+
+MISSED = 0.01
+SAFETY = 0.02
+GUARD_ESS = 0.05
+WITNESSES = 200  # effective draws of a product from which on it can speak for the target
+
+
+def cover(search: Search, fitted: Fitted) -> Fitted:
+    """Give a train what it misses: draws of the products that were looked at are witnesses that cost nothing more.
+
+    A train that puts nothing in a part of the space is never drawn there, so its own weights cannot tell. Where the
+    witnesses find more than a hundredth of the mass missing, the train is built again from the points that were missed.
+    """
+    missing, points = _missing(search, fitted)
+    if missing < MISSED or fitted.candidate is None:
+        return fitted
+    search.notes.append(
+        f"independent draws find {missing:.1%} of the mass missing in the train: built again from there"
+    )
+    with search.account.stage("train"):
+        rank = max(RANKS[0], min(search.plan.max_rank, max(fitted.candidate.density.train.ranks)))
+        left = search.left(0.5)
+        again = train_in(
+            search, fitted.candidate.chart, points, tol=search.plan.tol, max_rank=rank,
+            budget=MOST_PER_TRAIN if left is None else left,
+        )  # fmt: skip
+        if again is None:
+            return fitted
+        search.record(again)
+        rebuilt = Fitted.of(again)
+        less, _ = _missing(search, rebuilt)
+    return rebuilt if less < missing else fitted
+
+
+def safeguard(search: Search, fitted: Fitted) -> Fitted:
+    """Give a part of the draws to the product density of the same chart, where that is any good.
+
+    A train may fall short by orders of magnitude far out, where nothing in its own draws shows it; a product with
+    safe tails does not, so that the weights of the mixture are bounded and the evidence is right on average.
+    """
+    if fitted.candidate is None or fitted.candidate.kind == "product":
+        return fitted
+    chart = fitted.candidate.chart
+    products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
+    if not products:
+        return fitted
+    mixture = Atlas(
+        [fitted.density, ChartDensity(products[0].density, chart)],
+        torch.tensor([1 - SAFETY, SAFETY], dtype=torch.float64).log(),
+    )
+    try:
+        with search.account.stage("train"):
+            seen = search.weigh(mixture)
+    except BudgetExhausted:
+        return fitted
+    search.notes.append(f"a product density takes {SAFETY:.0%} of the draws, to bound the weights")
+    return Fitted(mixture, seen.ess, seen.elbo, fitted.label, fitted.train, fitted.candidate)
+
+
+def _missing(search: Search, fitted: Fitted) -> tuple[float, Tensor]:
+    """The share of the mass, by the products' weighted draws, where a density has less than a twentieth; and points."""
+    nothing = torch.zeros(0, search.coordinates.dim, dtype=torch.float64)
+    products = [
+        c for c in search.seen if c.kind == "product" and c.assessment.ess * len(c.assessment.points) > WITNESSES
+    ]
+    if fitted.candidate is None or fitted.candidate.kind == "product" or not products:
+        return 0.0, nothing
+    witness = max(products, key=merit)
+    a = witness.assessment
+    with torch.no_grad():
+        t, inner = witness.chart.to_t(a.points)
+        x, outer = search.coordinates.to_x(t)
+        value = a.log_weights + witness.density.log_prob(a.points) - inner - outer
+        gap = value - fitted.density.log_prob(x) - a.log_evidence
+    weights = torch.softmax(a.log_weights, 0)
+    missed = (gap > MODE_GAP) & (weights > 0)
+    worst = torch.where(missed, weights, 0.0).argsort(descending=True)[: int(missed.sum())][:32]
+    return float(weights[missed].sum()), t[worst]

@@ -1,0 +1,78 @@
+"""Where the mass is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..errors import BudgetExhausted, EvaluationError
+from ..evaluation import Evaluations
+from ..geometry import exploration
+from ..geometry.chart import Chart
+from ..geometry.density import ChartDensity
+from ..geometry.exploration import Cloud, Exploration, unexplored
+from ..geometry.product import product_density
+from .search import Fitted, Search
+
+__all__ = ["explore", "fallback"]
+
+SHARE = 0.2  # of the budget
+
+
+def explore(search: Search, *, init: Tensor | None, prior: Tensor | None) -> None:
+    """Find the mass; a fifth of the budget.
+
+    Args:
+        search: the fit.
+        init: points of good density that the user knows, in ``t``.
+        prior: draws of the prior, in ``t``.
+
+    Raises:
+        BudgetExhausted: not even that could be paid for; the cloud is what is known without.
+        EvaluationError: the density is zero everywhere.
+    """
+    limit = search.plan.share(SHARE)
+    settings = Exploration.within(limit, search.coordinates.dim, search.gradient)
+    with search.account.stage("exploration"), _limited(search.account, limit):
+        try:
+            cloud = exploration.explore(search.target, settings, search.generator, init=init, prior=prior)
+        except BudgetExhausted:
+            search.cloud = unexplored(search.coordinates, search.generator, init=init, prior=prior)
+            search.notes += search.cloud.notes
+            raise
+    finite = torch.isfinite(cloud.values)
+    if not bool(finite.any()):
+        raise EvaluationError(
+            "fit: expected a log-density that is finite somewhere; every start had zero density. "
+            "Pass init_points= inside the support of the density, or a tighter support=."
+        )
+    search.cloud = Cloud(
+        cloud.points[finite], cloud.values[finite], cloud.modes, cloud.mode_values, cloud.precisions, cloud.beta,
+        cloud.log_evidence, cloud.notes,
+    )  # fmt: skip
+    search.notes += cloud.notes
+
+
+def fallback(search: Search) -> Fitted:
+    """The product density of the population: what is left when nothing else could be paid for."""
+    points = search.cloud.points
+    chart = Chart.axis(search.coordinates, points)
+    density = product_density(chart, chart.from_t(points)[0])
+    search.notes.append("the budget allowed no more than the exploration")
+    return Fitted(ChartDensity(density, chart), 0.0, search.cloud.log_evidence, "product of marginals", density)
+
+
+@contextmanager
+def _limited(account: Evaluations, limit: int | None) -> Iterator[None]:
+    """For a while, at most so many more evaluations."""
+    saved = account.budget
+    if limit is not None:
+        used = account.num_evaluations + account.num_probes
+        account.budget = min(saved or used + limit, used + limit)
+    try:
+        yield
+    finally:
+        account.budget = saved

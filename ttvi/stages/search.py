@@ -1,0 +1,111 @@
+"""What the stages of one fit share: the account, the coordinates, the plan, and what was learnt on the way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..evaluation import Evaluations
+from ..geometry.assessment import Assessment, assess
+from ..geometry.candidates import Candidate
+from ..geometry.chart import Chart
+from ..geometry.coordinates import Coordinates, Pullback
+from ..geometry.density import ChartDensity
+from ..geometry.exploration import Cloud
+from ..tt.density import TTDensity
+from .plan import Plan
+
+__all__ = ["Fitted", "Search", "merit"]
+
+
+@dataclass
+class Fitted:
+    """A density of ``x`` and what its weights say.
+
+    Attributes:
+        density: of ``x``.
+        ess: effective share of fresh draws.
+        elbo: trimmed mean log weight.
+        label: in words.
+        train: the train behind it, if there is one.
+        candidate: the chart and train that it is, or that a mixture is made around; None for an atlas or a flow.
+    """
+
+    density: Any
+    ess: float
+    elbo: float
+    label: str
+    train: TTDensity | None = None
+    candidate: Candidate | None = None
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Fitted:
+        """A candidate as a density of ``x``."""
+        a = candidate.assessment
+        density = ChartDensity(candidate.density, candidate.chart)
+        return cls(density, a.ess, a.elbo, candidate.label, candidate.density, candidate)
+
+
+@dataclass
+class Search:
+    """One fit under way. The stages are functions of it; they pay from its account and write down what they learn.
+
+    Attributes:
+        account: where evaluations are paid.
+        coordinates: from ``x`` to the working coordinates ``t``.
+        plan: who may spend how much.
+        generator: source of randomness.
+        gradient: whether the account has gradients.
+        notes: what the user is told about the choices.
+        tried: rows of the table of what was tried.
+        seen: the charts' products and trains, as they were assessed.
+        target: the log-density of ``t``.
+        cloud: where the mass is; the exploration sets it.
+        chart: the triangular chart that the equilibration ended with, if there was one.
+    """
+
+    account: Evaluations
+    coordinates: Coordinates
+    plan: Plan
+    generator: torch.Generator
+    gradient: bool
+    notes: list[str] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[Candidate] = field(default_factory=list)
+    target: Pullback = field(init=False, repr=False)
+    cloud: Cloud = field(init=False, repr=False)
+    chart: Chart | None = None
+
+    def __post_init__(self) -> None:
+        slopes = self.account.value_and_gradient if self.gradient else None
+        self.target = Pullback(self.coordinates, self.account, slopes)
+
+    def record(self, candidate: Candidate) -> None:
+        """Remember a candidate."""
+        self.tried.append(candidate.row())
+        self.seen.append(candidate)
+
+    def record_atlas(self, kind: str, seen: Assessment) -> None:
+        """Remember what an atlas was worth."""
+        row = {"geometry": "atlas", "kind": kind, "ess": seen.ess, "elbo": seen.elbo, "pareto_k": seen.pareto_k}
+        self.tried.append(row)
+
+    def weigh(self, density: Any) -> Assessment:
+        """Weights of draws of ``x``."""
+        return assess(density, self.account, self.plan.checks, self.generator)
+
+    def left(self, part: float, *, among: int = 1) -> int | None:
+        """A part of what is left of the budget, for each of so many; None without a budget."""
+        return None if self.plan.budget is None else int(part * self.account.remaining / among)
+
+
+def merit(candidate: Candidate) -> float:
+    """Log of the effective share, and where hardly anything is effective the bound of the evidence."""
+    a = candidate.assessment
+    if a.ess <= 0:
+        return -math.inf
+    reliable = a.ess * len(a.points) > 20 and a.pareto_k < 1
+    return math.log(a.ess) if reliable else -10.0 + max(-1e6, a.elbo - a.log_evidence) * 1e-3

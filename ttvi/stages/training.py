@@ -1,0 +1,181 @@
+"""Trains in a chart: small ones for a trial, larger ones while that pays."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import BudgetExhausted, ConvergenceWarning, EvaluationError
+from ..geometry.assessment import assess
+from ..geometry.candidates import Candidate, in_chart
+from ..geometry.chart import Chart
+from ..geometry.curvature_rank import predicted_rank
+from ..tt.density import TTDensity
+from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS
+from .search import Fitted, Search, merit
+
+__all__ = ["raise_ranks", "train", "train_in", "trial", "worth_more"]
+
+TRIAL_RANK = 8
+TRIAL_TOL = 0.1
+GAIN = 1.1  # of the effective share that the next rank must bring
+NODES_EXPECTED = 20
+MOST_EVALUATIONS = 12_000_000
+MOST_RANK = 40  # that the curvature may ask for
+LEAST_EVALUATIONS = 50
+FEW_COORDINATES = 12
+RIVAL = 3.0  # times less effective than the best
+
+
+def train_in(
+    search: Search,
+    chart: Chart,
+    points: Tensor,
+    *,
+    tol: float,
+    max_rank: int,
+    budget: int,
+    log_density: Callable[[Tensor], Tensor] | None = None,
+) -> Candidate | None:
+    """A train in a chart and its weights; None where the budget does not allow one.
+
+    Args:
+        search: the fit.
+        chart: whose working coordinates the train has.
+        points: in ``t``; the first of them start the pivots.
+        tol, max_rank: of the train.
+        budget: evaluations, before those of the weights; no more than are left.
+        log_density: of the working coordinates; the target's without it.
+    """
+    function = log_density or in_chart(search.target, chart)
+    budget = int(min(budget, search.account.remaining - search.plan.checks))
+    if budget < LEAST_EVALUATIONS:
+        return None
+    init = chart.from_t(points[:32])[0]
+    init = init[torch.isfinite(init).all(1)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            density = TTDensity.fit(
+                function, chart.bases(), tol=tol, max_rank=max_rank, budget=budget, generator=search.generator,
+                init_points=init if len(init) else None,
+            )  # fmt: skip
+        return Candidate(chart, density, assess(density, function, search.plan.checks, search.generator), "train")
+    except (BudgetExhausted, EvaluationError, torch.linalg.LinAlgError) as failure:
+        search.notes.append(f"{chart.label} train failed: {failure}")
+        return None
+
+
+def trial(search: Search, candidate: Candidate) -> Candidate | None:
+    """A train of small rank in the chart of a candidate."""
+    trained = train_in(
+        search, candidate.chart, _population(search, candidate), tol=TRIAL_TOL, max_rank=TRIAL_RANK,
+        budget=search.plan.trial(search.coordinates.dim),
+    )  # fmt: skip
+    if trained is not None:
+        search.record(trained)
+    return trained
+
+
+def train(search: Search, chosen: Candidate) -> Fitted:
+    """A train of the first rank in the chosen chart, or in the one where the curvature promises that it can be paid for."""
+    start = _affordable_chart(search, chosen)
+    if start is None:
+        return _raised(search, chosen, ())
+    if start is chosen and search.plan.budget is None and search.coordinates.dim <= FEW_COORDINATES:
+        return max((_raised(search, rival, RANKS[:1]) for rival in _rivals(search, chosen)), key=lambda f: f.ess)
+    trained = _raised(search, start, RANKS[:1])
+    return Fitted.of(chosen) if start is not chosen and trained.ess < chosen.assessment.ess else trained
+
+
+def _rivals(search: Search, chosen: Candidate) -> list[Candidate]:
+    """The best candidate of every chart that comes near the best of all: between these only a real train can tell."""
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(search.seen, key=merit):
+        best[candidate.chart.label] = candidate
+    if chosen.kind == "train" and chosen.assessment.ess > ENOUGH:
+        return [chosen]
+    return [c for c in best.values() if merit(c) > merit(chosen) - math.log(RIVAL)]
+
+
+def worth_more(search: Search, fitted: Fitted) -> bool:
+    """Whether higher ranks promise more than a flow does: the train is already near, or there are few coordinates."""
+    if fitted.ess >= ENOUGH or fitted.candidate is None or fitted.train is None:
+        return False
+    near = fitted.candidate.kind == "train" and fitted.ess > 0.15
+    return near or search.coordinates.dim <= FEW_COORDINATES
+
+
+def raise_ranks(search: Search, fitted: Fitted) -> Fitted:
+    """Trains of higher ranks in the same chart while that pays; the best of them if it is better."""
+    assert fitted.candidate is not None
+    raised = _raised(search, fitted.candidate, RANKS[1:])
+    return raised if raised.ess > fitted.ess else fitted
+
+
+def _raised(search: Search, best: Candidate, ranks: Sequence[int]) -> Fitted:
+    """Raise the ranks in the chart of a candidate while that pays."""
+    result = best
+    with search.account.stage("train"):
+        for rank in sorted({min(r, search.plan.max_rank) for r in ranks}):
+            if result is not best and (_status(result) == "converged" or not _affordable(best.chart, rank)):
+                break
+            left = search.left(0.6)
+            trained = train_in(
+                search, best.chart, _population(search, best), tol=search.plan.tol, max_rank=rank,
+                budget=MOST_PER_TRAIN if left is None else left,
+            )  # fmt: skip
+            if trained is None:
+                break
+            search.record(trained)
+            before = result.assessment.ess
+            if merit(trained) > merit(result) or (result is best and _status(trained) == "converged"):
+                result = trained
+            if _status(trained) != "rank-limited":
+                break
+            if trained.assessment.ess >= ENOUGH or (rank > RANKS[0] and trained.assessment.ess < GAIN * before):
+                break
+    return Fitted.of(result)
+
+
+def _affordable_chart(search: Search, best: Candidate) -> Candidate | None:
+    """The candidate to train in: the best one, or the one whose curvature promises the lowest rank; None if none does.
+
+    A trial may end for want of evaluations long before the rank of a chain is reached; the curvature knows better.
+    """
+    if search.coordinates.dim <= FEW_COORDINATES or (best.kind == "train" and best.assessment.ess > NEAR):
+        return best
+    cloud = search.cloud
+    if cloud.precisions is None:
+        if best.kind == "train":
+            return best
+        return max((c for c in search.seen if c.kind == "train"), key=merit, default=None)
+    distinct = {c.chart.label: c for c in sorted(search.seen, key=merit)}
+    ranks = {label: predicted_rank(c.chart, cloud.modes, cloud.precisions, TRIAL_TOL) for label, c in distinct.items()}
+    search.notes.append(
+        "ranks that the curvature asks for: " + ", ".join(f"{label} {rank}" for label, rank in ranks.items())
+    )
+    label = min(ranks, key=lambda name: ranks[name])
+    return distinct[label] if ranks[label] <= MOST_RANK else None
+
+
+def _status(candidate: Candidate) -> str:
+    """How the fit of a train ended; empty for a product."""
+    return candidate.density.info.status if candidate.kind == "train" else ""
+
+
+def _affordable(chart: Chart, rank: int) -> bool:
+    """Whether a train of that rank stays below what a fit without budget may cost."""
+    return 10 * NODES_EXPECTED * chart.dim * rank**2 <= MOST_EVALUATIONS
+
+
+def _population(search: Search, candidate: Candidate) -> Tensor:
+    """Points to start from: by the weights of a candidate if they are worth anything, else the explored ones."""
+    a = candidate.assessment
+    if a.ess * len(a.points) > 300:
+        return candidate.chart.to_t(a.population(512, search.generator)[0])[0]
+    return search.cloud.points
