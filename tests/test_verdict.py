@@ -132,6 +132,7 @@ def test_diagnostics_survive_json():
         mode_sizes=(8, 8),
         expected_kl=0.05,
         train_error=1e-4,
+        missing_mass=0.002,
     )
     values = from_json(json.loads(json.dumps(to_json(full.to_dict()), allow_nan=False)))
     assert Diagnostics.from_dict(values | {"a field of a later version": 3}) == full
@@ -144,3 +145,10 @@ def test_from_draws_is_the_certificate():
     assert (found.ess, found.log_evidence, found.num_draws) == (certificate.ess, certificate.log_evidence, 8)
     assert found.num_invalid == 2
     assert found.status == "converged"
+
+
+def test_a_population_that_the_approximation_does_not_hold():
+    assert verdict(GOOD.replace(missing_mass=0.004)).level == "good"
+    assert verdict(GOOD.replace(missing_mass=0.03)).level == "usable with weights"
+    assert verdict(GOOD.replace(missing_mass=0.2)).level == "do not trust"
+    assert "20.0%" in verdict(GOOD.replace(missing_mass=0.2)).reasons[0]

@@ -15,7 +15,7 @@ from .evaluation import Evaluations
 from .geometry.candidates import GEOMETRIES
 from .geometry.coordinates import Coordinates
 from .posterior import Posterior
-from .stages.certificate import census, certify
+from .stages.certificate import census, certify, unseen
 from .stages.choose import choose
 from .stages.cover import cover, safeguard
 from .stages.equilibrate import equilibrate
@@ -171,6 +171,7 @@ def _posterior(search: Search, target: Target, best: Fitted, seed: int, start: f
     }
     evidence = best.elbo if draws is None else draws.certificate().log_evidence
     report["mode_census"] = census(search, best.density, evidence)
+    report["missing_mass"], _ = unseen(search, best.density, evidence)
     report["stages"] = account.stages
     report["seconds"] = time.perf_counter() - start
     if draws is None:

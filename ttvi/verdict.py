@@ -12,6 +12,8 @@ The rules, and why their thresholds are where they are:
   weights cannot move a mean by more than √(0.01 · 0.03), 2 % of a standard deviation: k is then left out of account.
 - A mode that independent starts found, and q does not cover, is not in the weights at all. If it holds a thousandth of the
   mass, or an unknown amount, the verdict is *do not trust*, whatever the other numbers say.
+- A population of the target that moved independently of q sees what no draw of q can: where more than a hundredth of it has
+  hardly any density under q, the fit is *usable with weights* at best, and beyond a twentieth *do not trust*.
 - Without a census nobody has looked for other modes, so the fit is not called good.
 """
 
@@ -39,6 +41,7 @@ LARGEST_K = 1.0
 ESS_FOR_A_LARGE_K = 0.5
 ESS_THAT_OVERRULES_K = 0.99
 LOST_MASS = 1e-3
+LOST_SHARE = 0.01
 INVALID_SHARE = 0.05
 """Share of evaluations that failed from which on the user should know that zero density stood in for them."""
 
@@ -131,6 +134,8 @@ class Diagnostics:
         stages: name to (evaluations, seconds).
         seconds: wall time.
         mode_census: modes found by independent starts; None if nobody looked.
+        missing_mass: share of a population of the target, moved independently of the approximation, where the target's
+            density is more than twenty times the approximation's; NaN if there was none.
         train_error: relative L2 error of the train from independent draws.
         geometry: why these coordinates, one sentence each.
         candidates: what was tried, one dict of plain values each.
@@ -152,6 +157,7 @@ class Diagnostics:
     stages: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     seconds: float = 0.0
     mode_census: tuple[CensusMode, ...] | None = None
+    missing_mass: float = math.nan
     train_error: float = math.nan
     geometry: tuple[str, ...] = ()
     candidates: tuple[Mapping[str, Any], ...] = ()
@@ -253,7 +259,11 @@ def verdict(diagnostics: Diagnostics) -> Verdict:
     >>> verdict(Diagnostics(ess=0.4, pareto_k=0.5, num_draws=4000, log_evidence=0.0, mode_census=())).level
     'usable with weights'
     """
-    findings = [finding for rule in (_modes, _weights, _tails, _census, _validity) if (finding := rule(diagnostics))]
+    findings = [
+        finding
+        for rule in (_modes, _population, _weights, _tails, _census, _validity)
+        if (finding := rule(diagnostics))
+    ]
     order: list[Level] = ["do not trust", "usable with weights", "good"]
     findings.sort(key=lambda finding: order.index(finding[0]))
     if not findings or findings[0][0] == "good":
@@ -278,6 +288,14 @@ def _modes(d: Diagnostics) -> _Finding | None:
     what = "1 mode" if len(lost) == 1 else f"{len(lost)} modes"
     reason = f"Independent starts found {what} that the approximation misses, with {mass} of the mass."
     return "do not trust", reason, "Fit again with those modes among the initial points, and a larger budget."
+
+
+def _population(d: Diagnostics) -> _Finding | None:
+    if not d.missing_mass > LOST_SHARE:
+        return None
+    level: Level = "do not trust" if d.missing_mass > 5 * LOST_SHARE else "usable with weights"
+    reason = f"{d.missing_mass:.1%} of an independent population lies where the approximation has hardly any density."
+    return level, reason, "Fit again with a larger budget, or in other coordinates (geometry=)."
 
 
 def _weights(d: Diagnostics) -> _Finding | None:

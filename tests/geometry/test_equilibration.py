@@ -58,13 +58,13 @@ def test_a_neck_is_walked_down(target: Pullback, gradient: bool) -> None:
         target = Pullback(target.coordinates, funnel, None)
     generator = torch.Generator().manual_seed(1)
     v = 3 * torch.randn(1024, generator=generator, dtype=torch.float64)
-    points = draws(v.abs() - 1.5, generator)
+    points = ahead = draws(v.abs() - 1.5, generator)
     for _ in range(5):
         chart = fitted(target, points[:4096], [0, 1, 2, 3, 4])
-        history, values = equilibrate(target, chart, points[:1024], 6, generator)
-        points = history
-    assert torch.allclose(values, funnel(history))
-    found = torch.quantile(history[:, 0], torch.tensor([0.02, 0.16, 0.5, 0.84], dtype=torch.float64)) / 3
+        moved = equilibrate(target, chart, points[:1024], ahead[:1024], 6, generator)
+        points, ahead = moved.points, moved.ahead
+    assert torch.allclose(moved.values, funnel(points))
+    found = torch.quantile(points[:, 0], torch.tensor([0.02, 0.16, 0.5, 0.84], dtype=torch.float64)) / 3
     # Six thousand points, of which a few hundred are independent.
     assert (found - torch.tensor([-2.05, -0.99, 0.0, 0.99], dtype=torch.float64)).abs().max() < 0.35
 
@@ -79,8 +79,8 @@ def test_angles_and_finite_sets_keep_their_kind() -> None:
     generator = torch.Generator().manual_seed(2)
     points = torch.rand(1024, 4, generator=generator, dtype=torch.float64)
     points[:, 2] = points[:, 2].round()
-    history, _ = equilibrate(target, fitted(target, points, [0, 3, 2, 1]), points, 30, generator)
-    history = history[: 10 * 1024]
+    chart = fitted(target, points, [0, 3, 2, 1])
+    history = equilibrate(target, chart, points, points, 30, generator).points[: 10 * 1024]
     assert set(history[:, 2].tolist()) == {0.0, 1.0}
     assert bool((history[:, 0].abs() <= math.pi).all())
     assert abs(float(history[:, 2].mean()) - 1 / (1 + math.exp(-0.5))) < 0.04

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .candidates import Candidate
 from .chart import Chart
 from .coordinates import Coordinates, Pullback
-from .moves import Population, differential, hamiltonian
+from .moves import Population, differential, exchange, hamiltonian
 from .reference import Spread
 
-__all__ = ["Latent", "equilibrate"]
+__all__ = ["Latent", "Moved", "equilibrate", "independent"]
+
+AHEAD = 0.5  # inverse temperature of the population that goes ahead
 
 
 @dataclass(frozen=True)
@@ -65,25 +69,71 @@ class Latent:
         return values + volume.detach(), gradient
 
 
-def equilibrate(
-    target: Pullback, chart: Chart, points: Tensor, sweeps: int, generator: torch.Generator, *, beta: float = 1.0
+def independent(
+    candidate: Candidate, points: Tensor, values: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
+    """Independence Metropolis-Hastings moves to the draws by which a density was judged; they cost nothing more.
+
+    Args:
+        candidate: the density and its weighted draws, shape (M, m): each point is offered M / N of them in turn.
+        points: of the population, shape (N, m).
+        values: log p̃ there, shape (N,).
+        generator: source of randomness.
+
+    Returns:
+        The population and its values.
+
+    References:
+        Tierney, Markov chains for exploring posterior distributions (1994).
+    """
+    draws = candidate.assessment
+    with torch.no_grad():
+        w, slope = candidate.chart.from_t(points)
+        weights = values - candidate.density.log_prob(w) - slope
+        t, outer = candidate.chart.to_t(draws.points)
+        fresh = draws.log_weights + candidate.density.log_prob(draws.points) - outer
+    points, values, weights = points.clone(), values.clone(), weights.nan_to_num(math.inf)
+    for block in torch.arange(len(t)).split(len(points)):
+        who = torch.randperm(len(points), generator=generator)[: len(block)]
+        u = torch.rand(len(block), generator=generator, dtype=values.dtype).log()
+        yes = (u < draws.log_weights[block] - weights[who]) & torch.isfinite(fresh[block])
+        points[who[yes]], values[who[yes]] = t[block[yes]], fresh[block[yes]]
+        weights[who[yes]] = draws.log_weights[block[yes]]
+    return points, values
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What two populations became.
+
+    Attributes:
+        points: that of the target after every sweep, the last one first, shape (sweeps · N, m).
+        values: log p̃ there.
+        ahead: likewise the tempered one.
+    """
+
+    points: Tensor
+    values: Tensor
+    ahead: Tensor
+
+
+def equilibrate(
+    target: Pullback, chart: Chart, points: Tensor, ahead: Tensor, sweeps: int, generator: torch.Generator
+) -> Moved:
     """Moves of a population that keep the target's distribution, in the columns of a chart fitted to it.
 
     In a neck or along a bent ridge moves in the user's coordinates are as short as the narrowest place; in columns that
     are nearly independent they are as long as the target. A chart fitted to points that end before the neck does points
-    into it, so that to fit and to move in turn walks down a neck that no start reached.
+    into it, so that to fit and to move in turn walks down a neck that no start reached. A second population, tempered
+    towards wide independent columns, goes ahead, and the two exchange points.
 
     Args:
         target: the log-density of ``t``.
         chart: fitted to the points.
         points: shape (N, m).
-        sweeps: how many; each costs two evaluations per point, and some six with gradients.
+        ahead: of the tempered population, shape (N, m).
+        sweeps: how many; each costs four evaluations per point, and some twelve more with gradients.
         generator: source of randomness.
-        beta: below one the target is tempered towards wide independent columns: a population that goes ahead of the mass.
-
-    Returns:
-        The population after every sweep, the last one first, shape (sweeps · N, m), and log p̃ there.
 
     References:
         Parno, Marzouk, Transport map accelerated Markov chain Monte Carlo (2018).
@@ -91,15 +141,18 @@ def equilibrate(
     """
     latent = Latent(target, chart)
     reference = Spread(target.coordinates.line)
-    z = latent.from_t(points)
-    population = Population(reference, z, latent(z), reference.log_prob(z), beta=beta)
-    history: list[tuple[Tensor, Tensor]] = []
+    populations = []
+    for t, beta in ((points, 1.0), (ahead, AHEAD)):
+        z = latent.from_t(t)
+        populations.append(Population(reference, z, latent(z), reference.log_prob(z), beta=beta))
+    history: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(sweeps):
-        differential(population, latent, generator)
-        differential(population, latent, generator)
-        if latent.gradient is not None:
-            hamiltonian(population, latent, generator)
-        t, volume = latent.to_t(population.points)
-        history.append((t, population.values - volume))
-    found, values = zip(*history[::-1], strict=True)
-    return torch.cat(found), torch.cat(values)
+        for population in populations:
+            differential(population, latent, generator)
+            differential(population, latent, generator)
+            if latent.gradient is not None:
+                hamiltonian(population, latent, generator)
+        exchange(populations[0], populations[1], generator)
+        t, volume = latent.to_t(populations[0].points)
+        history.append((t, populations[0].values - volume, latent.to_t(populations[1].points)[0]))
+    return Moved(*(torch.cat(part) for part in zip(*history[::-1], strict=True)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .coordinates import Coordinates
 from .reference import Reference, Spread
 
-__all__ = ["Population", "differential", "hamiltonian"]
+__all__ = ["LogDensity", "Population", "differential", "exchange", "hamiltonian"]
 
 ESS_STEP = 0.6
 STEPS = 8
@@ -188,6 +188,24 @@ def hamiltonian(population: Population, target: LogDensity, generator: torch.Gen
         target.coordinates.wrap(t), values, anchors, (after - before).nan_to_num(-math.inf), generator
     )
     population.step = min(1.5, max(1e-4, population.step * math.exp(float(yes.double().mean()) - TARGET_ACCEPTANCE)))
+
+
+def exchange(one: Population, other: Population, generator: torch.Generator) -> None:
+    """Pairs of points of two temperatures change places with the probability that keeps both distributions; costs nothing.
+
+    References:
+        Geyer, Markov chain Monte Carlo maximum likelihood (1991).
+    """
+    partner = torch.randperm(len(other.points), generator=generator)[: len(one.points)]
+    mine = torch.arange(len(partner))
+    gain = (one.values - one.anchors)[mine] - (other.values - other.anchors)[partner]
+    u = torch.rand(len(partner), generator=generator, dtype=gain.dtype).log()
+    yes = u < (other.beta - one.beta) * gain.nan_to_num(0.0)
+    for name in ("points", "values", "anchors"):
+        a, b = getattr(one, name).clone(), getattr(other, name).clone()
+        a[mine[yes]], b[partner[yes]] = getattr(other, name)[partner[yes]], getattr(one, name)[mine[yes]]
+        setattr(one, name, a)
+        setattr(other, name, b)
 
 
 def _preconditioner(points: Tensor, movable: Tensor, circle: Tensor, period: Tensor) -> Tensor:

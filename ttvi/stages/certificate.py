@@ -11,10 +11,10 @@ from torch import Tensor
 from ..diagnostics import WeightedDraws
 from ..errors import BudgetExhausted
 from ..geometry.exploration import Cloud
-from ..verdict import CensusMode
+from ..verdict import MODE_GAP, CensusMode
 from .search import Fitted, Search
 
-__all__ = ["census", "certify", "loses_modes"]
+__all__ = ["census", "certify", "loses_modes", "unseen"]
 
 
 def certify(search: Search, density: Any) -> WeightedDraws | None:
@@ -48,6 +48,21 @@ def census(search: Search, density: Any, log_evidence: float) -> tuple[CensusMod
         )
         for k in range(len(cloud.modes))
     )  # fmt: skip
+
+
+def unseen(search: Search, density: Any, log_evidence: float) -> tuple[float, Tensor]:
+    """The share of the population where the target has twenty times the density, and those points; costs nothing.
+
+    A density is never drawn where it has nothing, so its own weights cannot tell. NaN without an equilibrated population.
+    """
+    cloud = search.cloud
+    if search.chart is None or not math.isfinite(log_evidence):
+        return math.nan, cloud.points[:0]
+    with torch.no_grad():
+        x, slope = search.coordinates.to_x(cloud.points)
+        gap = cloud.values - slope - density.log_prob(x) - log_evidence
+    missed = gap > MODE_GAP
+    return float(missed.double().mean()), cloud.points[missed]
 
 
 def loses_modes(search: Search, fitted: Fitted) -> bool:

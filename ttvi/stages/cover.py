@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.atlas import Atlas
+from ..geometry.candidates import Candidate
 from ..geometry.density import ChartDensity
 from ..verdict import MODE_GAP
+from .certificate import unseen
 from .plan import MOST_PER_TRAIN, RANKS
 from .search import Fitted, Search, merit
 from .training import train_in
@@ -17,12 +21,13 @@ __all__ = ["cover", "safeguard"]
 
 MISSED = 0.01
 SAFETY = 0.02
+COST = 0.005  # nats of KL(q ‖ p)
 GUARD_ESS = 0.05
 WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 
 
 def cover(search: Search, fitted: Fitted) -> Fitted:
-    """Give a train what it misses: draws of the products that were looked at are witnesses that cost nothing more.
+    """Give a train what it misses: the population, and the draws of products, are witnesses that cost nothing more.
 
     A train that puts nothing in a part of the space is never drawn there, so its own weights cannot tell. Where the
     witnesses find more than a hundredth of the mass missing, the train is built again from the points that were missed.
@@ -60,27 +65,44 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
     if not products:
         return fitted
+    share = _harmless(products[0])
     mixture = Atlas(
         [fitted.density, ChartDensity(products[0].density, chart)],
-        torch.tensor([1 - SAFETY, SAFETY], dtype=torch.float64).log(),
+        torch.tensor([1 - share, share], dtype=torch.float64).log(),
     )
     try:
         with search.account.stage("train"):
             seen = search.weigh(mixture)
     except BudgetExhausted:
         return fitted
-    search.notes.append(f"a product density takes {SAFETY:.0%} of the draws, to bound the weights")
+    search.notes.append(f"a product density takes {share:.2%} of the draws, to bound the weights")
     return Fitted(mixture, seen.ess, seen.elbo, fitted.label, fitted.train, fitted.candidate)
 
 
+def _harmless(product: Candidate) -> float:
+    """The share of a product whose draws, which may lie between the modes, cost no more than :data:`COST` of divergence."""
+    a = product.assessment
+    losses = (a.log_evidence - a.log_weights).clamp(0.0, 1e3)
+    return min(SAFETY, COST / max(1e-12, float(losses.mean())))
+
+
 def _missing(search: Search, fitted: Fitted) -> tuple[float, Tensor]:
-    """The share of the mass, by the products' weighted draws, where a density has less than a twentieth; and points."""
-    nothing = torch.zeros(0, search.coordinates.dim, dtype=torch.float64)
+    """The share of the mass where a density has less than a twentieth, by the witness that finds most; and points."""
+    if fitted.candidate is None or fitted.candidate.kind == "product":
+        return 0.0, search.cloud.points[:0]
+    share, points = unseen(search, fitted.density, fitted.candidate.assessment.log_evidence)
+    by_weights = _missing_by_weights(search, fitted)
+    return max((0.0 if math.isnan(share) else share, points[:32]), by_weights, key=lambda found: found[0])
+
+
+def _missing_by_weights(search: Search, fitted: Fitted) -> tuple[float, Tensor]:
+    """Likewise by the weighted draws of the best product that was looked at."""
+    assert fitted.candidate is not None
     products = [
         c for c in search.seen if c.kind == "product" and c.assessment.ess * len(c.assessment.points) > WITNESSES
     ]
-    if fitted.candidate is None or fitted.candidate.kind == "product" or not products:
-        return 0.0, nothing
+    if not products:
+        return 0.0, search.cloud.points[:0]
     witness = max(products, key=merit)
     a = witness.assessment
     with torch.no_grad():

@@ -5,19 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..errors import BudgetExhausted
+from ..geometry.assessment import Assessment
 from ..geometry.candidates import look, triangular
 from ..geometry.chart import Chart
-from ..geometry.equilibration import equilibrate as moved
+from ..geometry.equilibration import equilibrate as move
+from ..geometry.equilibration import independent
+from ..verdict import TRUSTED_K
+from .plan import NEAR
 from .search import Search
 
 __all__ = ["equilibrate"]
 
-ROUNDS = 6
+ROUNDS = 16
+AT_LEAST = 4
 SWEEPS = 6
 STRAIGHT = 0.85  # effective share of independent columns at which the population is where it should be
-AHEAD = 0.5  # inverse temperature of the population that goes ahead
+HOPELESS = 0.02  # one below which, without any progress, the target is no single bent peak
+POOR = 0.15  # one that says many peaks or strong ties, if it never was higher
+LAG = 3  # rounds between which a drift is looked for
+DRIFT = 4.5  # standard errors
 MOST_LINES = 128
 KEPT = 4096
 PARTICLES = 1024
@@ -37,26 +46,54 @@ def equilibrate(search: Search) -> None:
     if not 2 <= lines <= MOST_LINES or not rounds or len(search.cloud.points) < 4 * lines:
         return
     points = population = ahead = search.cloud.points[:PARTICLES]
-    chart, ess, moves = triangular(search.coordinates, points), 0.0, 0
+    chart = triangular(search.coordinates, points)
+    looked: list[Assessment] = []
+    before, values = [points], search.cloud.values
     with search.account.stage("exploration"):
-        while moves < rounds:
+        while len(before) <= rounds:
             try:
-                ess = look(search.target, chart, points, search.plan.checks // 4, search.generator).assessment.ess
-                if ess > STRAIGHT:
+                candidate = look(search.target, chart, points, search.plan.checks, search.generator)
+                looked.append(candidate.assessment)
+                if _settled(looked, before):
                     break
-                points, values = moved(search.target, chart, population, SWEEPS, search.generator)
-                ahead, _ = moved(search.target, chart, ahead, SWEEPS, search.generator, beta=AHEAD)
+                population, _ = independent(candidate, population, values[: len(population)], search.generator)
+                moved = move(search.target, chart, population, ahead, SWEEPS, search.generator)
             except BudgetExhausted:
                 break
-            points, values, both = points[:KEPT], values[:KEPT], torch.cat([points[:KEPT], ahead[: KEPT // 2]])
-            population, ahead = points[: len(population)], ahead[: len(population)]
+            points, values = moved.points[:KEPT], moved.values[:KEPT]
+            both = torch.cat([points, moved.ahead[: KEPT // 2]])
+            population, ahead = points[: len(population)], moved.ahead[: len(population)]
             search.cloud = replace(search.cloud, points=points, values=values, beta=1.0)
             chart, _ = Chart.triangular(search.coordinates, both, chart.order, label=chart.label)
-            moves += 1
+            before.append(points)
     search.chart = chart
+    share = looked[-1].ess if looked else 0.0
     search.notes.append(
-        f"population moved {moves} times in columns fitted to it; these had an effective share of {ess:.2g} at the last"
+        f"population moved {len(before) - 1} times in columns fitted to it, which have an effective share of {share:.2g}"
     )
+
+
+def _settled(looked: list[Assessment], before: list[Tensor]) -> bool:
+    """Whether another round promises nothing: the columns are independent, or hopeless, or nothing drifts any more.
+
+    Few but heavy draws of the columns are a part of the mass that the population is yet to fill.
+    """
+    moves, most = len(before) - 1, max(a.ess for a in looked)
+    if looked[-1].ess > STRAIGHT or (moves >= 2 and most < HOPELESS and most < 2 * looked[0].ess):
+        return True
+    if moves < AT_LEAST or _drift(before[-1 - LAG], before[-1]) > DRIFT:
+        return False
+    light = all(a.ess > NEAR and a.pareto_k < TRUSTED_K for a in looked[-2:])
+    return light or most < POOR
+
+
+def _drift(old: Tensor, new: Tensor) -> float:
+    """How far quantiles of any coordinate have moved, in standard errors of as many independent points as move together."""
+    levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=old.dtype)
+    marks = torch.quantile(old, levels, dim=0)
+    shares = (new[:, None] <= marks).to(old.dtype).mean(0)
+    error = (levels * (1 - levels) / min(PARTICLES, len(new))).sqrt()[:, None]
+    return float(((shares - levels[:, None]) / error).abs().max())
 
 
 def _rounds(search: Search) -> int:
@@ -65,4 +102,4 @@ def _rounds(search: Search) -> int:
     if share is None:
         return ROUNDS
     cost = 2 * (PER_SWEEP + (PER_TRAJECTORY if search.gradient else 0))
-    return min(ROUNDS, share // (SWEEPS * cost * min(PARTICLES, len(search.cloud.points)) + search.plan.checks // 4))
+    return min(ROUNDS, share // (SWEEPS * cost * min(PARTICLES, len(search.cloud.points)) + search.plan.checks))

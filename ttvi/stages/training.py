@@ -28,6 +28,7 @@ MOST_EVALUATIONS = 12_000_000
 MOST_RANK = 40  # that the curvature may ask for
 LEAST_EVALUATIONS = 50
 FEW_COORDINATES = 12
+FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
 RIVAL = 3.0  # times less effective than the best
 
 
@@ -87,9 +88,20 @@ def train(search: Search, chosen: Candidate) -> Fitted:
     if start is None:
         return _raised(search, chosen, ())
     if start is chosen and search.plan.budget is None and search.coordinates.dim <= FEW_COORDINATES:
-        return max((_raised(search, rival, RANKS[:1]) for rival in _rivals(search, chosen)), key=lambda f: f.ess)
+        return _best_of_rivals(search, chosen)
     trained = _raised(search, start, RANKS[:1])
     return Fitted.of(chosen) if start is not chosen and trained.ess < chosen.assessment.ess else trained
+
+
+def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
+    """The best of the charts that came near; where that is not enough, of all: a trial may end before a train gets there."""
+    rivals = _rivals(search, chosen)
+    best = max((_raised(search, rival, RANKS[:1]) for rival in rivals), key=lambda f: f.ess)
+    if best.ess >= FAIR:
+        return best
+    known = {rival.chart.label for rival in rivals}
+    others = {c.chart.label: c for c in sorted(search.seen, key=merit) if c.chart.label not in known}
+    return max([best, *(_raised(search, other, RANKS[:2]) for other in others.values())], key=lambda f: f.ess)
 
 
 def _rivals(search: Search, chosen: Candidate) -> list[Candidate]:
