@@ -33,6 +33,7 @@ class Exploration:
         modes: the most local maxima to keep.
         rounds: the most temperatures.
         sweeps: moves of the population at each.
+        starts: points of several scales to begin with.
     """
 
     particles: int = 1024
@@ -40,6 +41,7 @@ class Exploration:
     modes: int = 64
     rounds: int = 60
     sweeps: int = 4
+    starts: int = 2048
 
     @classmethod
     def within(cls, budget: int | None, dim: int, gradient: bool) -> Exploration:
@@ -48,7 +50,8 @@ class Exploration:
         if budget is None:
             return cls(ascents=256 if dim <= 32 else 64 if dim <= 64 else 24, sweeps=sweeps)
         particles = int(min(1024, max(32, budget // 100)))
-        return cls(particles, min(256, max(4, budget // 600)), 64, 60, 4 if budget > 20_000 else 2)
+        ascents = min(256, max(4, budget // 600))
+        return cls(particles, ascents, 64, 60, 4 if budget > 20_000 else 2, int(min(2 * particles, max(2, budget // 3))))
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def explore(
         The cloud; a budget that ends early leaves the best population so far.
     """
     coordinates = target.coordinates
-    starts = _starts(coordinates, 8 * settings.particles // 4, generator, init, prior)
+    starts = _starts(coordinates, settings.starts, generator, init, prior)
     notes: list[str] = []
     values = target(starts)
     alive = torch.isfinite(values)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..diagnostics import effective_sample_size
 from ..errors import BudgetExhausted, EvaluationError
 from ..evaluation import Evaluations
 from ..geometry import exploration
@@ -20,6 +21,8 @@ from .search import Fitted, Search
 __all__ = ["explore", "fallback"]
 
 SHARE = 0.2  # of the budget
+SMALL = 3000
+SHARE_OF_LITTLE = 0.6  # of a budget that allows hardly more than to look around
 
 
 def explore(search: Search, *, init: Tensor | None, prior: Tensor | None) -> None:
@@ -34,7 +37,8 @@ def explore(search: Search, *, init: Tensor | None, prior: Tensor | None) -> Non
         BudgetExhausted: not even that could be paid for; the cloud is what is known without.
         EvaluationError: the density is zero everywhere.
     """
-    limit = search.plan.share(SHARE)
+    budget = search.plan.budget
+    limit = search.plan.share(SHARE if budget is None or budget > SMALL else SHARE_OF_LITTLE)
     settings = Exploration.within(limit, search.coordinates.dim, search.gradient)
     with search.account.stage("exploration"), _limited(search.account, limit):
         try:
@@ -59,10 +63,21 @@ def explore(search: Search, *, init: Tensor | None, prior: Tensor | None) -> Non
 def fallback(search: Search) -> Fitted:
     """The product density of the population: what is left when nothing else could be paid for."""
     points = search.cloud.points
+    if search.cloud.beta < 1:
+        points = _likelier(points, search.cloud.values, search.generator)
     chart = Chart.axis(search.coordinates, points)
     density = product_density(chart, chart.from_t(points)[0])
     search.notes.append("the budget allowed no more than the exploration")
     return Fitted(ChartDensity(density, chart), 0.0, search.cloud.log_evidence, "product of marginals", density)
+
+
+def _likelier(points: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+    """Points of an unfinished search drawn again by their density, flattened until several are left."""
+    power, least = 1.0, min(len(points), max(8, len(points) // 20))
+    while power > 1e-6 and effective_sample_size(power * values) * len(values) < least:
+        power *= 0.7
+    chosen = torch.multinomial(torch.softmax(power * values, 0), max(2, len(points)), True, generator=generator)
+    return points[chosen]
 
 
 @contextmanager
