@@ -15,6 +15,7 @@ from .evaluation import Evaluations
 from .geometry.candidates import GEOMETRIES
 from .geometry.coordinates import Coordinates
 from .posterior import Posterior
+from .stages.bridges import bridge_if_better
 from .stages.certificate import census, certify, unseen
 from .stages.choose import choose
 from .stages.cover import cover, safeguard
@@ -137,6 +138,8 @@ def _approximate(search: Search, target: Target) -> Fitted:
     if worth_more(search, best):
         best = raise_ranks(search, best)
     best = cover(search, best)
+    if search.plan.geometry == "auto":
+        best = bridge_if_better(search, best)
     if search.plan.flow:
         best = polish(search, best)
     return safeguard(search, best)

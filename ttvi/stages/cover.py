@@ -21,7 +21,8 @@ __all__ = ["cover", "safeguard"]
 
 MISSED = 0.01
 SAFETY = 0.02
-COST = 0.005  # nats of KL(q ‖ p)
+COST = 0.005  # nats of KL(q ‖ p) that a product may add
+COST_SHARE = 0.2  # of those of the train itself, if that is more
 GUARD_ESS = 0.05
 WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 
@@ -65,7 +66,8 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
     if not products:
         return fitted
-    share = _harmless(products[0])
+    own = fitted.candidate.assessment
+    share = _harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo)))
     mixture = Atlas(
         [fitted.density, ChartDensity(products[0].density, chart)],
         torch.tensor([1 - share, share], dtype=torch.float64).log(),
@@ -79,11 +81,11 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     return Fitted(mixture, seen.ess, seen.elbo, fitted.label, fitted.train, fitted.candidate)
 
 
-def _harmless(product: Candidate) -> float:
-    """The share of a product whose draws, which may lie between the modes, cost no more than :data:`COST` of divergence."""
+def _harmless(product: Candidate, cost: float) -> float:
+    """The share of a product whose draws, which may lie between the modes, cost no more than so many nats of divergence."""
     a = product.assessment
     losses = (a.log_evidence - a.log_weights).clamp(0.0, 1e3)
-    return min(SAFETY, COST / max(1e-12, float(losses.mean())))
+    return min(SAFETY, cost / max(1e-12, float(losses.mean())))
 
 
 def _missing(search: Search, fitted: Fitted) -> tuple[float, Tensor]:

@@ -46,7 +46,8 @@ class Fitted:
         """A candidate as a density of ``x``."""
         a = candidate.assessment
         density = ChartDensity(candidate.density, candidate.chart)
-        return cls(density, a.ess, a.elbo, candidate.label, candidate.density, candidate)
+        train = candidate.density if isinstance(candidate.density, TTDensity) else None
+        return cls(density, a.ess, a.elbo, candidate.label, train, candidate)
 
 
 @dataclass

@@ -131,7 +131,10 @@ class _LegendreSquare(GridSquareIntegral):
             values = coefficients[..., 0] @ table.at_lobatto.T
             density = values * values
         else:
-            density = (table.at_lobatto @ coefficients).square().sum(-1)
+            # One large product instead of a small one per row: several times faster.
+            count, size, columns = coefficients.shape
+            values = coefficients.mT.reshape(-1, size) @ table.at_lobatto.T
+            density = values.square().view(count, columns, -1).sum(1)
         self.density = density * (2 / basis.length)
         self.cumulative = density @ table.antiderivative.T
         self.total = self.cumulative[:, -1]
