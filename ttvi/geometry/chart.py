@@ -12,6 +12,7 @@ from ..tt.basis import Basis, Categorical, Fourier, Legendre
 from .coordinates import Coordinates
 from .interval import from_line
 from .mixing import Affine, Mixing, Scaled, Triangular
+from .reduction import reduced
 from .stretch import Stretch, tail_exponent
 
 __all__ = ["Chart"]
@@ -170,18 +171,19 @@ class Chart:
         identity = Stretch(nothing, torch.zeros_like(self.stretch.native), torch.ones_like(self.stretch.fixed))
         return replace(self, stretch=identity)
 
-    def select(self, support: Support, kept: Tensor) -> Chart:
-        """An axis-aligned chart of the coordinates ``t`` numbered ``kept`` (ascending) alone.
+    def select(self, support: Support, kept: Tensor, t: Tensor | None = None) -> Chart | None:
+        """A chart of the coordinates numbered ``kept`` (ascending) alone; None where it would need others as well.
 
         Args:
             support: theirs.
             kept: shape (m',).
+            t: coordinates, shape (m,), of which the others are taken as known; None where they are integrated out.
         """
-        assert isinstance(self.mixing, Scaled)
         rank = torch.full((self.dim,), -1)
         rank[kept] = torch.arange(len(kept))
         columns = (rank[self.order] >= 0).nonzero()[:, 0]
-        order = rank[self.order[columns]]
-        mixing = Scaled(self.mixing.loc[kept], self.mixing.scale[columns], order)
-        stretch = self.stretch.columns(columns)
+        mixing = reduced(self.mixing, columns, t)
+        if mixing is None:
+            return None
+        stretch, order = self.stretch.columns(columns), rank[self.order[columns]]
         return replace(self, coordinates=Coordinates(support), mixing=mixing, stretch=stretch, order=order)

@@ -113,7 +113,7 @@ class ChartDensity(Distribution):
 
         Raises:
             IndexError: a position does not exist.
-            ValueError: the chart mixes coordinates, or ``dims`` splits a block that is one object (a simplex, say).
+            ValueError: the chart mixes these coordinates with others (a triangular one has its first coordinates apart), or ``dims`` splits a block that is one object (a simplex, say).
         """
         kept = sorted(check_positions(dims, self.domain.dim, "marginal"))
         if not kept:
@@ -122,7 +122,7 @@ class ChartDensity(Distribution):
             )
         support, columns = self._blocks(kept, "marginal")
         position = self._positions()
-        chart = self.chart.select(support, columns)
+        chart = self._part(self.chart.select(support, columns), "marginal")
         return ChartDensity(self.base.marginal(sorted(int(position[k]) for k in columns)), chart)
 
     def condition(self, values: Mapping[int, Any]) -> ChartDensity:
@@ -151,8 +151,9 @@ class ChartDensity(Distribution):
             raise ValueError(f"condition: expected values inside the support; got {dict(values)}. Check the bounds.")
         w = self.chart.stretch.within(self.chart.inverse(x)[0])
         position = self._positions()
+        chart = self._part(self.chart.select(support, kept, self.chart.coordinates.to_t(x)), "condition")
         base = self.base.condition({int(position[k]): w[position[k]] for k in gone})
-        return ChartDensity(base, self.chart.select(support, kept))
+        return ChartDensity(base, chart)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -172,11 +173,6 @@ class ChartDensity(Distribution):
 
     def _blocks(self, dims: Sequence[int], caller: str) -> tuple[Support, Tensor]:
         """The support of the coordinates ``dims`` and the numbers of theirs ``t``."""
-        if not self.chart.axis_aligned:
-            raise ValueError(
-                f"{caller}: expected coordinates that the approximation keeps apart; got {self.chart.label} ones, which mix "
-                "them. Use columns of `sample`, or fit with geometry='axis'."
-            )
         if not hasattr(self.base, caller):
             raise ValueError(
                 f"{caller}: expected a base with exact {caller}s; got {type(self.base).__name__}. Use columns of `sample`, "
@@ -184,6 +180,16 @@ class ChartDensity(Distribution):
             )
         support, kept = self.domain.select(dims, caller=caller)
         return support, torch.tensor(kept, dtype=torch.long)
+
+    def _part(self, chart: Chart | None, caller: str) -> Chart:
+        """A part of the chart, if it is one by itself."""
+        if chart is None:
+            raise ValueError(
+                f"{caller}: expected coordinates that the approximation keeps apart; got {self.chart.label} ones, which mix "
+                "them (of triangular ones the first are apart, in the order of `chart.order`). Use columns of `sample`, or fit "
+                "with geometry='axis'."
+            )
+        return chart
 
     def _to_record(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
         """Description, tensors and children, for :mod:`ttvi.records`."""
