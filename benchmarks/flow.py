@@ -208,9 +208,16 @@ def worker(options: argparse.Namespace) -> None:
         trainer.run(5, 5)  # once before the clock: lazy imports
         seen = trainer.run(options.steps, max(1, options.steps // 20))
         exact = log_evidence()
-        reached = [seconds for _, seconds, bound in seen if bound >= exact - options.gap]
         record.update(version=common.version(trainer.package), steps_per_second=seen[-1][0] / seen[-1][1])
-        record.update(gap=exact - seen[-1][2], seconds_to_gap=min(reached) if reached else None, history=seen)
+        record.update(gap=exact - seen[-1][2], seconds_to_gap=crossing(seen, exact - options.gap), history=seen)
+
+
+def crossing(seen: Sequence[tuple[int, float, float]], level: float) -> float | None:
+    """Return the seconds at which the bound first reaches the level, interpolated: not all look equally often."""
+    for (_, before, low), (_, after, high) in zip(seen, seen[1:], strict=False):
+        if high >= level:
+            return after if low >= high else before + (after - before) * max(0.0, level - low) / (high - low)
+    return None
 
 
 def measure(options: argparse.Namespace) -> list[Record]:
@@ -218,8 +225,8 @@ def measure(options: argparse.Namespace) -> list[Record]:
     records = []
     settings = ["--steps", options.steps, "--gap", options.gap, "--threads", options.threads]
     for kind in options.kinds:
-        for method in options.methods:
-            for seed in options.seeds:
+        for seed in options.seeds:  # the methods one after the other: what else the machine does meets all of them
+            for method in options.methods:
                 record = common.run_worker(
                     "benchmarks.flow",
                     [method, kind, str(seed), *map(str, settings)],

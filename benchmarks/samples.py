@@ -2,7 +2,7 @@
 
 Every fit has a process of its own. The held-out log-likelihood is the mean over rows that no fit has seen; the gap to the
 truth is the Kullback-Leibler divergence. zuko trains, float32 and Adam with a cosine schedule as its authors do, for as
-long as ttvi took.
+long as ttvi took. One problem is conditional: p(θ | y) of two modes, from joint samples, for a thousand observations at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from benchmarks.common import Record, number
 METHODS = ["ttvi", "ttvi-flow", "zuko-nsf"]
 FRESH = 20_000
 CHUNK = 5_000
+OBSERVATIONS = 1_000
+LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 def _normal(x: Any, mean: Any, sd: Any) -> Any:
@@ -113,7 +115,42 @@ class Power:
         return demand + device + rest + _normal(intensity, active - 0.3 * voltage + 0.3 * meter, 0.3)
 
 
-PROBLEMS = {"ring": Ring(), "checkerboard": Checkerboard(), "power": Power()}
+class Bimodal:
+    """θ uniform on [-2, 2], y = θ² + 0.4 ε: the sign of θ is lost. Columns θ and y; the density is that of θ given y."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.grid = torch.linspace(-2, 2, 801, dtype=torch.float64)[:-1] + 0.0025
+
+    def sample(self, count: int, g: Any) -> Any:
+        """Draw rows."""
+        import torch
+
+        theta = 4 * torch.rand(count, generator=g, dtype=torch.float64) - 2
+        return torch.stack([theta, theta**2 + 0.4 * torch.randn(count, generator=g, dtype=torch.float64)], 1)
+
+    def log_prob(self, x: Any) -> Any:
+        """Return the true log-density of the first column given the second."""
+        import torch
+
+        theta, y = x.unbind(1)
+        evidence = torch.logsumexp(_normal(y, self.grid[:, None] ** 2, 0.4), 0) + math.log(0.005)
+        return _normal(y, theta**2, 0.4) - evidence
+
+    def worst_coverage(self, fitted: Any, y: Any) -> float:
+        """Return the largest gap between nominal and true mean mass of sets of highest fitted density, shape (grid, y)."""
+        import torch
+
+        exact = _normal(y, self.grid[:, None] ** 2, 0.4).softmax(0)
+        fitted = fitted.softmax(0)
+        order = fitted.argsort(0, descending=True)
+        mass, inside = exact.gather(0, order), fitted.gather(0, order).cumsum(0)
+        return max(abs(float(torch.where(inside <= level, mass, 0.0).sum(0).mean()) - level) for level in LEVELS)
+
+
+PROBLEMS = {"ring": Ring(), "checkerboard": Checkerboard(), "power": Power(), "bimodal": Bimodal()}
+CONDITIONAL = "bimodal"
 
 
 def fit_ttvi(x: Any, options: argparse.Namespace) -> tuple[Any, str]:
@@ -171,6 +208,46 @@ def fit_zuko(x: Any, options: argparse.Namespace) -> tuple[Any, str]:
 
 
 FITS = {"ttvi": fit_ttvi, "ttvi-flow": fit_ttvi_flow, "zuko-nsf": fit_zuko}
+
+
+def fit_conditional(x: Any, y: Any, options: argparse.Namespace) -> tuple[Any, str]:
+    """Fit the first column given the second: condition a joint density, or give a flow the second as context."""
+    import ttvi
+
+    if options.methods[0] == "ttvi":
+        density = ttvi.tt.TTDensity.fit_samples(x, seed=options.seed)
+        return density.condition({1: y}).log_prob, f"rank {max(density.train.ranks)}"
+    from ttvi.flow import fit_samples
+
+    flow = fit_samples(None, x[:, :1], context=x[:, 1:], seed=options.seed, steps=options.flow_steps)
+
+    def log_prob(theta: Any) -> Any:
+        return flow.log_prob(theta.expand(len(y), 1), y[:, None])
+
+    return log_prob, f"flow, {flow.info.steps} steps"
+
+
+def work_conditional(options: argparse.Namespace) -> None:
+    """Fit one method to the conditional problem and print its record."""
+    with common.worker_output(options.memory) as record:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        problem = Bimodal()
+        generator = torch.Generator().manual_seed(options.seed)
+        x, fresh = problem.sample(options.rows, generator), problem.sample(OBSERVATIONS, generator)
+        y = fresh[:, 1]
+        with common.Clock() as clock:
+            log_prob, note = fit_conditional(x, y, options)
+        with torch.no_grad():
+            values = log_prob(fresh[:, :1]).double()
+            # One observation after the other: pairs of all points with all observations take memory.
+            fitted = torch.stack([log_prob(point.view(1, 1)).double() for point in problem.grid])
+        truth = problem.log_prob(fresh)
+        coverage = problem.worst_coverage(fitted, y)
+        record.update(seconds=clock.wall, truth=float(truth.mean()), log_likelihood=float(values.mean()))
+        record.update(gap=float((truth - values).mean()), outside=0, coverage=coverage)
+        record.update(note=f"{note}, coverage within {100 * coverage:.1f} %")
 
 
 def work(options: argparse.Namespace) -> None:
@@ -233,12 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
-        work(options)
+        (work_conditional if options.problems[0] == CONDITIONAL else work)(options)
         return
     rows, records = [], {}
     for problem in options.problems:
         seconds = options.seconds
         for method in options.methods:
+            if problem == CONDITIONAL and method not in ("ttvi", "ttvi-flow"):
+                continue
             command = [
                 "--problems",
                 problem,

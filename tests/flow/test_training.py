@@ -66,9 +66,9 @@ def test_every_objective_learns_a_correlation(objective):
 
 
 def test_default_transforms_bend_a_normal_into_a_banana():
-    flow = fit(product(), banana, seed=0, learning_rate=1e-2, **QUICK)
+    flow = fit(product(), banana, seed=0, **{**QUICK, "steps": 200})
     assert flow.info.kept
-    assert flow.info.ess_before < 0.3
+    assert flow.info.ess_before < 0.4
     assert flow.info.ess_after > 0.5
     assert flow.info.elbo_after == pytest.approx(math.log(2 * math.pi), abs=0.1)
 
@@ -348,6 +348,19 @@ def test_any_base_to_any_data():
     flow = fit_samples(base, x, steps=100, transforms=small(), learning_rate=1e-2, seed=0)
     gap = correlated().log_prob(x) - flow.log_prob(x)
     assert float(gap.mean()) < 0.05
+
+
+def test_samples_stay_in_the_box_of_the_base():
+    """x uniform, y uniform below x: moved out of the box of its base, a sample would have probability zero."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(4000, 1, generator=g, dtype=F64)
+    x = torch.cat([x, x * torch.rand(4000, 1, generator=g, dtype=F64)], 1)
+    base = TTDensity.fit(lambda x: 0 * x[:, 0], [Legendre(-0.01, 1.01, size=4)] * 2, seed=0)
+    flow = fit_samples(base, x, steps=150, seed=0)
+    assert flow.info.kept
+    assert flow.info.elbo_after > flow.info.elbo_before + 0.6  # of one nat in all: E[-log x]
+    draws = flow.sample((1000,), generator=g)
+    assert bool(((draws >= -0.01) & (draws <= 1.01)).all())
 
 
 def test_conditional_density_of_a_linear_normal_family():

@@ -208,6 +208,16 @@ class TestEach:
             assert all(g.isfinite().all() for g in gradients)
             assert any((g != 0).any() for g in gradients)
 
+    def test_a_score_is_carried_as_the_inverse_would(self, name, context_dim):
+        transform = build(name, context_dim=context_dim, noise=0.1)
+        z, context = points(name, 20), contexts(context_dim, 20)
+        score = torch.randn(z.shape, generator=seed(5), dtype=z.dtype)
+        x, log_det, carried = transform.carry(z, score, context)
+        _, _, expected = Transform.carry(transform, z, score, context)
+        torch.testing.assert_close((x, log_det), transform(z, context))
+        torch.testing.assert_close(carried, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+        assert not carried.requires_grad
+
     def test_any_batch_shape(self, name, context_dim):
         transform = build(name, context_dim=context_dim, noise=0.1)
         z, context = points(name, 12), contexts(context_dim, 12)
@@ -451,6 +461,10 @@ def test_construction_leaves_the_global_generator_alone():
         ([0], []),
         ([1, 0], []),
         ([0, 2], [1]),
+        ([0, 1, 4, 5], [2, 3, 6, 7]),
+        ([2, 3, 6, 7], [0, 1, 4, 5]),
+        ([1, 0, 4, 5], [2, 3, 6, 7]),
+        ([3, 4, 5], [0, 1, 2]),
     ],
 )
 def test_columns_come_apart_and_together(first, second):

@@ -90,6 +90,21 @@ def test_every_sweep_raises_the_penalised_likelihood(g):
     assert all(after > before - 1e-12 for before, after in zip(scores, scores[1:], strict=False))
 
 
+def test_penalties_follow_what_the_modes_carry():
+    """Evidence: lambda nu^2 = gamma / 2mE. At E = gamma / 4m, the energy of pure noise, that is 2; bounded where E = 0."""
+    sweeper = Sweeper([torch.arange(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)], 1, None)
+    count, gamma = 1000.0, 3.0
+    sweeper.freedom = [torch.full((4,), gamma, dtype=torch.float64), torch.ones(2, dtype=torch.float64)]
+    sweeper.energies = [torch.full((4,), gamma / (4 * count), dtype=torch.float64), torch.ones(2, dtype=torch.float64)]
+    sweeper.learn(count, 1.0, 1e-3)
+    torch.testing.assert_close(1e-3 * sweeper.penalties[0], torch.full((4,), 2.0, dtype=torch.float64))
+    assert not sweeper.penalties[1].any()  # a finite set
+    sweeper.energies[0] = torch.zeros(4, dtype=torch.float64)
+    sweeper.learn(count, 1.0, 1e-3)
+    assert bool(torch.isfinite(sweeper.penalties[0]).all())
+    assert float(1e-3 * sweeper.penalties[0].min()) > 10
+
+
 @pytest.mark.parametrize(
     ("name", "column"),
     [

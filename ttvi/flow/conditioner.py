@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -243,8 +243,14 @@ class Conditioner(nn.Module):
         if context is not None:
             context = context.to(features.dtype).expand(*features.shape[:-1], context.shape[-1])
             features = torch.cat([features, context], -1) if features.shape[-1] else context
-        for layer in self.layers:
-            features = self.activation(layer(features))
         if self.last.inputs == 0:
             return self.last.bias.expand(*features.shape[:-1], -1)
-        return self.last(features)
+        for weight, bias in self._hidden():
+            features = self.activation(F.linear(features, weight, bias))
+        return F.linear(features, self.last.weight, self.last.bias)
+
+    def _hidden(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights and biases of the hidden layers: looking them up costs as much as multiplying by them."""
+        for layer in self.layers:
+            parameters = layer._parameters
+            yield parameters["weight"], parameters["bias"]  # type: ignore[misc]

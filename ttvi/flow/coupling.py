@@ -91,7 +91,7 @@ class Coupling(Transform):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         moved, rest, parameters = self._split(z, context)
-        moved, log_det = self.elementwise(moved, parameters)
+        moved, log_det = self.elementwise.forward(moved, parameters)
         return self.partition.join(moved, rest), log_det
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -99,11 +99,36 @@ class Coupling(Transform):
         moved, log_det = self.elementwise.inverse(moved, parameters)
         return self.partition.join(moved, rest), log_det
 
+    def carry(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As in `Transform`, but from the derivatives of the pass forward: the Jacobian is triangular by blocks."""
+        with torch.enable_grad():
+            self._check(z, context)
+            moved, rest = (part if part.requires_grad else part.requires_grad_() for part in self.partition.split(z))
+            parameters = self.conditioner(self.features(rest), context if self.context_dim else None)
+            image, log_slope = self.elementwise.columns(moved, parameters)
+            log_det = log_slope.sum(-1)
+            pulled, kept = self.partition.split(score)
+            if self.elementwise.bends:
+                pulled = pulled - _gradient([log_det], moved, [torch.ones_like(log_det)])
+            pulled = pulled / log_slope.detach().exp()
+            kept = kept - _gradient([image, log_det], rest, [pulled, torch.ones_like(log_det)])
+        return self.partition.join(image, rest), log_det, self.partition.join(pulled, kept)
+
     def _split(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Moving columns, resting columns and the parameters that these give."""
         self._check(z, context)
         moved, rest = self.partition.split(z)
-        return moved, rest, self.conditioner(self.features(rest), context if self.context_dim else None)
+        return moved, rest, self.conditioner.forward(self.features.forward(rest), context if self.context_dim else None)
+
+
+def _gradient(values: list[Tensor], point: Tensor, cotangents: list[Tensor]) -> Tensor:
+    """Of values in a point, with the graph kept; zero where nothing depends on it."""
+    pairs = [(value, cotangent) for value, cotangent in zip(values, cotangents) if value.requires_grad]
+    if not pairs or not point.numel():
+        return torch.zeros_like(point)
+    values, cotangents = ([pair[k] for pair in pairs] for k in (0, 1))
+    (gradient,) = torch.autograd.grad(values, point, cotangents, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(point) if gradient is None else gradient
 
 
 class AdditiveCoupling(Coupling):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class Elementwise(nn.Module, ABC):
     """
 
     num_parameters: int
+    bends: ClassVar[bool] = True
+    """Whether the derivative depends on the argument."""
     loc: Tensor
     scale: Tensor
 
@@ -35,8 +38,8 @@ class Elementwise(nn.Module, ABC):
         self.register_buffer("scale", scale.clone())
 
     @abstractmethod
-    def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and log-derivative.
+    def columns(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and log-derivative of every column.
 
         Args:
             z: columns, shape ``(..., size)``.
@@ -44,8 +47,13 @@ class Elementwise(nn.Module, ABC):
 
         Returns:
             x: shape ``(..., size)``.
-            log dx/dz: summed over the columns, shape ``(...)``.
+            log dx/dz: shape ``(..., size)``.
         """
+
+    def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Image, and log-derivative summed over the columns, shape ``(...)``; arguments as in `columns`."""
+        x, log_slopes = self.columns(z, parameters)
+        return x, log_slopes.sum(-1)
 
     @abstractmethod
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,9 +72,10 @@ class Shift(Elementwise):
     """
 
     num_parameters = 1
+    bends = False
 
-    def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.addcmul(z, self.scale, parameters), z.new_zeros(z.shape[:-1])
+    def columns(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.addcmul(z, self.scale, parameters), torch.zeros_like(z)
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return torch.addcmul(x, self.scale, parameters, value=-1), x.new_zeros(x.shape[:-1])
@@ -83,6 +92,7 @@ class Affine(Elementwise):
     """
 
     num_parameters = 2
+    bends = False
     limit = 5.0
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
@@ -93,12 +103,12 @@ class Affine(Elementwise):
         shift, raw = parameters.split(self.size, -1)
         return shift, (raw / self.limit).tanh() * self.limit
 
-    def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def columns(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_slope = self._split(parameters)
         if self._plain:
-            return torch.addcmul(shift, z, log_slope.exp()), log_slope.sum(-1)
+            return torch.addcmul(shift, z, log_slope.exp()), log_slope
         x = torch.addcmul(z, z - self.loc, torch.expm1(log_slope))
-        return torch.addcmul(x, self.scale, shift), log_slope.sum(-1)
+        return torch.addcmul(x, self.scale, shift), log_slope
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_slope = self._split(parameters)

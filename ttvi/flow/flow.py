@@ -136,6 +136,24 @@ class Flow(nn.Module, Distribution):
         r"""From the outside to the base: ``z`` and :math:`\log \lvert \det (F^{-1})'(x) \rvert`; arguments as in :meth:`forward`."""
         return self._through(x, context, inverse=True)
 
+    def carry(self, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""`forward`, and the gradient in ``x`` of the flow's own log-density, from that of the base at ``z``.
+
+        Args:
+            z: shape ``(batch, d)``.
+            score: :math:`\nabla \log q_0(z)`, shape ``(batch, d)``.
+
+        Returns:
+            ``x``, the log-determinant, and :math:`\nabla \log q(x)`, which carries no gradient.
+        """
+        u = start = z.to(next((p.dtype for p in self.transforms.parameters()), z.dtype))
+        total, carried = u.new_zeros(len(u)), score.to(u.dtype)
+        for transform in self._layers:
+            u, log_det, carried = transform.carry(u, carried)
+            total = total + log_det
+        moved = u if u.dtype == z.dtype else z + (u - start).to(z.dtype)
+        return moved, total.to(z.dtype), carried.to(z.dtype)
+
     def _through(self, points: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         points = check_columns(points, self.dim, "Flow")
         shape = points.shape[:-1]

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from ..errors import BudgetExhausted, MissingExtraError
 from ..tt.storage import load_tensors, save_tensors
+from .flat import Flat
 from .objectives import Counted, Loss
 from .report import FlowRecord, FlowStatus
 
 __all__ = ["Look", "Loop", "Settings"]
 
 WARM_UP = 0.05  # share of the steps over which the learning rate rises; it then falls along a cosine
+LONGEST_WARM_UP = 20  # steps: Adam needs no more to know the size of the gradients
 LAST_RATE = 0.01  # of the learning rate, at the end
 CLIP = 10.0  # largest norm of a gradient
 
@@ -46,7 +48,7 @@ class Settings:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: a linear rise, then half a cosine."""
-        rise = max(1, round(WARM_UP * self.steps))
+        rise = max(1, min(LONGEST_WARM_UP, round(WARM_UP * self.steps)))
         if step < rise:
             return self.learning_rate * (step + 1) / rise
         phase = (step - rise) / max(1, self.steps - rise)
@@ -108,8 +110,8 @@ class Loop:
         self.generator, self.target, self.callback = generator, target, callback
         self.keeper = keeper
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+        self.flat = Flat([p for p in module.parameters() if p.requires_grad])
+        self.optimizer = torch.optim.Adam(self.flat.vectors, lr=settings.learning_rate, fused=True)
         self.step = self.skipped = self.best_step = 0
         self.best_score = math.inf
         self.best = self._copy()
@@ -134,26 +136,28 @@ class Loop:
             if self.bar is not None:
                 self.bar.close()
         with torch.no_grad():
-            for parameter, best in zip(self.parameters, self.best):
-                parameter.copy_(best)
+            for vector, best in zip(self.flat.vectors, self.best):
+                vector.copy_(best)
+        self.flat.release()
 
     def _steps(self, until: int) -> float:
-        total, count = torch.zeros((), dtype=torch.float64, device=self.generator.device), 0
+        total, count = 0.0, 0
         while self.step < until:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.rate(self.step)
             loss = self.loss(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.surrogate.backward()
-            norm = nn.utils.clip_grad_norm_(self.parameters, CLIP)
-            if bool(torch.isfinite(norm) & torch.isfinite(loss.value)):
+            # Norm and value in one look: it waits for the device.
+            norm, value = torch.stack([self.flat.differentiate(loss.surrogate), loss.value.double()]).tolist()
+            if math.isfinite(norm) and math.isfinite(value):
+                if norm > CLIP:
+                    self.flat.shrink(CLIP / norm)
                 self.optimizer.step()
-                total += loss.value
+                total += value
                 count += 1
             else:
                 self.skipped += 1
             self.step += 1
-        return float(total) / count if count else math.nan
+        return total / count if count else math.nan
 
     def _check(self, mean_loss: float) -> None:
         """Look, remember, show, write."""
@@ -182,15 +186,15 @@ class Loop:
         return False
 
     def _copy(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters]
+        return [vector.detach().clone() for vector in self.flat.vectors]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         tensors = {"generator": self.generator.get_state()}
-        for k, parameter in enumerate(self.parameters):
-            tensors[f"parameter.{k}"], tensors[f"best.{k}"] = parameter, self.best[k]
-            for name, value in self.optimizer.state[parameter].items():
+        for k, vector in enumerate(self.flat.vectors):
+            tensors[f"parameter.{k}"], tensors[f"best.{k}"] = vector.detach(), self.best[k]
+            for name, value in self.optimizer.state[vector].items():
                 tensors[f"adam.{k}.{name}"] = value
         if self.keeper is not None:
             tensors |= {f"keeper.{name}": value for name, value in self.keeper.tensors().items()}
@@ -222,12 +226,12 @@ class Loop:
                 "Repeat the arguments and the seed, or name another file."
             )
         with torch.no_grad():
-            for k, parameter in enumerate(self.parameters):
-                parameter.copy_(tensors[f"parameter.{k}"])
+            for k, vector in enumerate(self.flat.vectors):
+                vector.copy_(tensors[f"parameter.{k}"])
                 self.best[k].copy_(tensors[f"best.{k}"])
                 start = f"adam.{k}."
                 state = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-                self.optimizer.state[parameter] = {n: t.to(parameter.device) for n, t in state.items()}
+                self.optimizer.state[vector] = {n: t.to(vector.device) for n, t in state.items()}
         self.generator.set_state(tensors["generator"])
         if self.keeper is not None:
             kept = {n.removeprefix("keeper."): t for n, t in tensors.items() if n.startswith("keeper.")}

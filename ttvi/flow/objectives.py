@@ -116,11 +116,13 @@ class Pool:
         z: draws, shape ``(N, d)``.
         log_prob: log q0 there, shape ``(N,)``.
         score: its gradient, shape ``(N, d)``, where a path gradient needs it.
+        spread: variances of all draws, shape ``(d,)``.
     """
 
     z: Tensor
     log_prob: Tensor
-    score: Tensor | None = None
+    score: Tensor | None
+    spread: Tensor
 
     @classmethod
     def draw(cls, flow: Flow, size: int, generator: torch.Generator | None, *, score: bool, block: int = 8192) -> Pool:
@@ -136,14 +138,16 @@ class Pool:
                 gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(leaf)
                 scores.append(torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
             values.append(value.detach())
-        return cls(z, torch.cat(values), torch.cat(scores) if score else None)
+        spread = z.var(0, correction=0).clamp_min(torch.finfo(z.dtype).tiny)
+        return cls(z, torch.cat(values), torch.cat(scores) if score else None, spread)
 
     def __len__(self) -> int:
         return len(self.z)
 
     def rows(self, index: Tensor) -> Pool:
         """Some of the draws."""
-        return Pool(self.z[index], self.log_prob[index], None if self.score is None else self.score[index])
+        score = None if self.score is None else self.score[index]
+        return Pool(self.z[index], self.log_prob[index], score, self.spread)
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,8 @@ def divergence(
         \nabla \mathrm{KL}(q \Vert p) = -\mathrm{E}_q[\partial_x \log w \cdot \partial_\phi x], \qquad
         \nabla \mathrm{KL}(p \Vert q) = -\mathrm{E}_q[w \, \partial_x \log w \cdot \partial_\phi x]
 
-    so a step costs one pass forward, one back through the inverse, and one gradient of the target per point; the base is
-    never evaluated. Both vanish draw by draw, not only on average, where :math:`q = p`.
+    so a step costs one pass forward that carries the score of the base along, and one gradient of the target per point;
+    the base is never evaluated. Both vanish draw by draw, not only on average, where :math:`q = p`.
 
     Args:
         flow: what is trained.
@@ -196,21 +200,25 @@ def divergence(
         path: drop the score of the flow's own parameters, whose mean is zero; without it there is no forward part.
 
     References:
+        Vaitl, Winkler, Richter, Kessel: Fast and unified path gradient estimators for normalizing flows (2024).
         Roeder, Wu, Duvenaud: Sticking the landing (2017). Tucker, Lawson, Gu, Maddison: Doubly reparameterized gradient
         estimators (2019). Vaitl, Nicoli, Nakajima, Kessel: Gradients should stay on path (2022).
     """
-    x, log_det = flow(batch.z)
+    if path:
+        assert batch.score is not None
+        x, log_det, own = flow.carry(batch.z, batch.score)
+    else:
+        (x, log_det), own = flow(batch.z), batch.z.new_zeros(())
     values, gradient = target.gradients(x)
     good = torch.isfinite(values)
     log_weights = beta * values - batch.log_prob + log_det.detach()
     direction = beta * gradient
     # Where there is no density, points are pulled back to where they came from.
-    spread = batch.z.var(0).clamp_min(torch.finfo(values.dtype).tiny)
-    direction = torch.where(good.unsqueeze(-1), direction, (batch.z - x.detach()) / spread)
+    direction = torch.where(good.unsqueeze(-1), direction, (batch.z - x.detach()) / batch.spread)
     share = torch.full_like(values, 1 / len(values))
     if path:
-        direction = direction - torch.where(good.unsqueeze(-1), _own_score(flow, x, batch), 0.0)
-        direction = _shortened(direction, spread.sqrt())
+        direction = direction - torch.where(good.unsqueeze(-1), own, 0.0)
+        direction = _shortened(direction, batch.spread.sqrt())
         weights = truncated_weights(log_weights)
         share = (1 - forward_share) * share + forward_share * weights * (1 - weights)
         surrogate = -(share * (direction * x).sum(-1)).sum()
@@ -224,15 +232,6 @@ def _shortened(direction: Tensor, scale: Tensor) -> Tensor:
     length = (direction * scale).norm(dim=-1, keepdim=True)
     longest = LONGEST * length.median()
     return direction * (longest / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0)
-
-
-def _own_score(flow: Flow, x: Tensor, batch: Pool) -> Tensor:
-    """The gradient of log q in the point, at draws whose base score is known."""
-    assert batch.score is not None
-    leaf = x.detach().requires_grad_()
-    z, log_det = flow.inverse(leaf)
-    (score,) = torch.autograd.grad((z * batch.score).sum() + log_det.sum(), leaf)
-    return score
 
 
 def likelihood(flow: Flow, x: Tensor, *, weights: Tensor | None = None, context: Tensor | None = None) -> Loss:

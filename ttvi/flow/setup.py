@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from ..tt.arguments import seeded
-from ..tt.basis import Categorical, Fourier
+from ..tt.basis import Categorical, Fourier, Legendre, Piecewise
 from ..tt.density import TTDensity
 from .conditioner import Kind
 from .defaults import default_transforms
@@ -108,16 +108,22 @@ def moments(x: Tensor) -> MultivariateNormal:
     return MultivariateNormal(x.mean(0), covariance + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
 
 
-def coordinate_kinds(base: Any, dim: int) -> list[Kind]:
-    """What the transforms need to know of each coordinate: real, circle or discrete."""
+def coordinate_kinds(base: Any, dim: int, *, boxes: bool = False) -> list[Kind]:
+    """What the transforms need to know of each coordinate: real, circle or discrete; with ``boxes``, interval too.
+
+    Samples lie in the box of the base, and one that a transform moved out would have probability zero. The mass of a
+    log-density may lie outside.
+    """
     if isinstance(base, Flow):
-        return coordinate_kinds(base.base, dim)
+        return coordinate_kinds(base.base, dim, boxes=boxes and not len(base.transforms))
     kinds: list[Kind] = []
     for basis in base.bases if isinstance(base, TTDensity) else [None] * dim:
         if isinstance(basis, Fourier):
             kinds.append(("circle", float(basis.lower), float(basis.upper)))
         elif isinstance(basis, Categorical):
             kinds.append(("discrete", 0, basis._require_size() - 1))
+        elif boxes and isinstance(basis, Legendre | Piecewise):
+            kinds.append(("interval", float(basis.lower), float(basis.upper)))
         else:
             kinds.append("real")
     return kinds
@@ -133,6 +139,7 @@ def with_transforms(
     *,
     context: Tensor | None = None,
     hidden: Sequence[int] = (64, 64),
+    boxes: bool = False,
 ) -> Flow:
     """The flow to train: copies of the transforms given, or the default ones in the units of the points."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -143,7 +150,7 @@ def with_transforms(
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         parts = default_transforms(
             flow.dim,
-            kinds=coordinate_kinds(flow.base, flow.dim),
+            kinds=coordinate_kinds(flow.base, flow.dim, boxes=boxes),
             hidden=hidden,
             context_dim=context_dim,
             loc=loc,

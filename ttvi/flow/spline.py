@@ -141,18 +141,27 @@ class Spline(Elementwise):
     def owners(self) -> Tensor:
         return torch.arange(self.size).repeat(self.num_parameters)
 
+    def columns(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_slope = self._forward(z, parameters)
+        return x, log_slope.mT.reshape(z.shape)
+
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_slope = self._forward(z, parameters)
+        return x, log_slope.sum(0).reshape(z.shape[:-1])
+
+    def _forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         sizes, log_slopes, turn = self._split(parameters)
         if turn is None:
             return self._move(z, sizes, log_slopes, inverse=False)
-        x, log_det = self._move(self._wrap(z), sizes, log_slopes, inverse=False)
-        return self._wrap(torch.addcmul(x, self.scale, turn.mT.reshape(x.shape))), log_det
+        x, log_slope = self._move(self._wrap(z), sizes, log_slopes, inverse=False)
+        return self._wrap(torch.addcmul(x, self.scale, turn.mT.reshape(x.shape))), log_slope
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         sizes, log_slopes, turn = self._split(parameters)
         if turn is not None:
             x = self._wrap(torch.addcmul(self._wrap(x), self.scale, turn.mT.reshape(x.shape), value=-1))
-        return self._move(x, sizes, log_slopes, inverse=True)
+        z, log_slope = self._move(x, sizes, log_slopes, inverse=True)
+        return z, log_slope.sum(0).reshape(x.shape[:-1])
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logarithms of bin sizes, logarithms of slopes at all knots, and the rotation as a share of the circle.
@@ -172,14 +181,14 @@ class Spline(Elementwise):
         return sizes, torch.cat([seam, parts[2 * self.bins + 1 : 3 * self.bins], seam]), turn
 
     def _move(self, z: Tensor, sizes: Tensor, log_slopes: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Image, and log-derivative of every column, shape ``(size, batch)``."""
         t = ((z - self.loc) / self.scale).reshape(-1, self.size).mT.contiguous()
         inner = t.clamp(0, 1)
         difference, log_slope = unit_spline(inner, sizes, log_slopes, inverse=inverse)
         # NaN is neither below nor above, so that it counts as inside and stays NaN.
         outside = (t < 0) | (t > 1)
         difference = difference.masked_fill(outside, 0.0)
-        log_det = log_slope.masked_fill(outside, 0.0).sum(0).reshape(z.shape[:-1])
-        return torch.addcmul(z, self.scale, difference.mT.reshape(z.shape)), log_det
+        return torch.addcmul(z, self.scale, difference.mT.reshape(z.shape)), log_slope.masked_fill(outside, 0.0)
 
     def _wrap(self, z: Tensor) -> Tensor:
         """Circles back into their period; what lies there already keeps every bit."""

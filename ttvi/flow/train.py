@@ -257,7 +257,7 @@ def fit_samples(
     count = min(len(x) - 1, max(1, round(validation * len(x))))
     held, train = order[:count], order[count:]
     spread = torch.cat([x[train], flow.base_module.sample(torch.Size([min(len(x), 4096)]), rng)])
-    flow = with_transforms(flow, transforms, spread, dtype, rng, train_base, context=context)
+    flow = with_transforms(flow, transforms, spread, dtype, rng, train_base, context=context, boxes=True)
     plan = Plan.make(steps, batch_size, None)
 
     def loss(step: int) -> Loss:

@@ -62,6 +62,25 @@ class Transform(nn.Module, ABC):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Preimage of ``x`` and log |det dz/dx|; shapes as in `forward`."""
 
+    def carry(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        r"""`forward`, and what becomes of a score: :math:`J^{-\mathsf T} (\nabla_z \log q - \nabla_z \log \lvert \det J \rvert)`.
+
+        Args:
+            z: points, shape ``(batch, dim)``.
+            score: gradient of a log-density there, shape ``(batch, dim)``.
+            context: conditioning values, shape ``(batch, context_dim)``.
+
+        Returns:
+            x, log-determinant: of `forward`.
+            score: gradient of the log-density of the image at ``x``, without a graph.
+        """
+        x, log_det = self(z, context)
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            back, change = self.inverse(leaf, context)
+            (moved,) = torch.autograd.grad((back * score).sum() + change.sum(), leaf)
+        return x, log_det, moved
+
     def spec(self) -> dict[str, Any]:
         """Class name and constructor arguments, fit for JSON; `from_spec` and ``load_state_dict`` restore the rest."""
         return {"class": type(self).__name__, **copy.deepcopy(self._arguments)}
@@ -128,6 +147,13 @@ class Compose(Transform):
             x, log_det = transform.inverse(x, context)
             total = total + log_det
         return x, total
+
+    def carry(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        total = z.new_zeros(z.shape[:-1])
+        for transform in self._parts():
+            z, log_det, score = transform.carry(z, score, context)
+            total = total + log_det
+        return z, total, score
 
     def spec(self) -> dict[str, Any]:
         return {"class": "Compose", "transforms": [part.spec() for part in self._parts()]}

@@ -14,7 +14,7 @@ from ..flow import train as flow_training
 from ..geometry.candidates import Candidate
 from ..geometry.density import ChartDensity, StretchedDensity
 from .plan import NEAR
-from .search import Fitted, Search, merit
+from .search import Fitted, Search
 
 __all__ = ["polish"]
 
@@ -22,7 +22,7 @@ POLISH_BELOW = 0.9  # effective share below which a flow is tried
 TRIAL_STEPS = 300
 FLOW_STEPS = 2500
 POOL = 65_536
-HOPELESS = 30.0  # times less effective than the best
+HOPELESS = 5.0  # nats below the best bound
 LEAST_EVALUATIONS = 2000
 MUCH = 0.5  # effective share from which on an atlas is left as it is
 
@@ -45,16 +45,20 @@ def polish(search: Search, fitted: Fitted) -> Fitted:
 
 
 def _bases(search: Search, fitted: Fitted) -> list[Candidate]:
-    """What a flow may start from: the answer so far if it is near; else the best of the products and of the trains."""
-    if fitted.candidate is not None and fitted.ess > NEAR:
-        return [fitted.candidate]
-    ranked = sorted(search.seen, key=merit, reverse=True)
+    """What a flow may start from: the answer so far, and the products and trains of the highest bound of the evidence.
+
+    The bound says how much there is to gain by training; an effective share is decided by a few draws.
+    """
+    ranked = sorted(search.seen, key=lambda c: c.assessment.elbo, reverse=True)
     products = [c for c in ranked if c.kind == "product"][:1]
-    trains = [c for c in ranked if c.kind == "train"]
-    axis = [c for c in trains if c.chart.axis_aligned][:1]
-    others = [c for c in trains[:1] if c not in axis]
-    least = max(merit(c) for c in products + trains[:1]) - math.log(HOPELESS)
-    return [c for c in products + axis + others if merit(c) > least]
+    trains = [c for c in ranked if c.kind == "train"][:1]
+    own = [fitted.candidate] if fitted.candidate is not None and fitted.ess > NEAR else []
+    bases: list[Candidate] = []
+    for candidate in own + products + trains:
+        if all(candidate is not other for other in bases):
+            bases.append(candidate)
+    least = max(c.assessment.elbo for c in bases) - HOPELESS
+    return [c for c in bases if c in own or c.assessment.elbo > least]
 
 
 def _best_flow(search: Search, bases: list[Candidate]) -> tuple[Candidate, Any] | None:
@@ -64,10 +68,15 @@ def _best_flow(search: Search, bases: list[Candidate]) -> tuple[Candidate, Any] 
     flows = [(candidate, flow) for candidate, flow in tried if flow is not None]
     if not flows:
         return None
-    candidate, flow = max(flows, key=lambda found: found[1].info.ess_after)
+    candidate, flow = max(flows, key=lambda found: _bound(found[1]))
     if several and flow.info.kept:
         flow = _flow(search, candidate, flow, FLOW_STEPS) or flow
     return candidate, flow
+
+
+def _bound(flow: Any) -> float:
+    bound = float(flow.info.elbo_after)
+    return bound if math.isfinite(bound) else -math.inf
 
 
 def _flow(search: Search, candidate: Candidate, begun: Any, steps: int) -> Any:

@@ -28,7 +28,10 @@ MOST_EVALUATIONS = 12_000_000
 MOST_RANK = 40  # that the curvature may ask for
 LEAST_EVALUATIONS = 50
 FEW_COORDINATES = 12
+MANY_COORDINATES = 40
 FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
+OVER_PRODUCT = 1.5  # how much more effective a trial must be than the product in the same chart
+RARE = 0.02  # effective share of a product that says nothing
 RIVAL = 3.0  # times less effective than the best
 
 
@@ -89,6 +92,8 @@ def train(search: Search, chosen: Candidate) -> Fitted:
         return _raised(search, chosen, ())
     if start is chosen and search.plan.budget is None and search.coordinates.dim <= FEW_COORDINATES:
         return _best_of_rivals(search, chosen)
+    if not _beats_product(search, start):
+        return _raised(search, chosen, ())
     trained = _raised(search, start, RANKS[:1])
     return Fitted.of(chosen) if start is not chosen and trained.ess < chosen.assessment.ess else trained
 
@@ -118,7 +123,7 @@ def worth_more(search: Search, fitted: Fitted) -> bool:
     """Whether higher ranks promise more than a flow does: the train is already near, or there are few coordinates."""
     if fitted.ess >= ENOUGH or fitted.candidate is None or fitted.train is None:
         return False
-    near = fitted.candidate.kind == "train" and fitted.ess > 0.15
+    near = fitted.candidate.kind == "train" and fitted.ess > 0.15 and _beats_product(search, fitted.candidate)
     return near or search.coordinates.dim <= FEW_COORDINATES
 
 
@@ -139,7 +144,7 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int]) -> Fitted:
             left = search.left(0.6)
             trained = train_in(
                 search, best.chart, _population(search, best), tol=search.plan.tol, max_rank=rank,
-                budget=MOST_PER_TRAIN if left is None else left,
+                budget=_most(search) if left is None else left,
             )  # fmt: skip
             if trained is None:
                 break
@@ -175,9 +180,24 @@ def _affordable_chart(search: Search, best: Candidate) -> Candidate | None:
     return distinct[label] if ranks[label] <= MOST_RANK else None
 
 
+def _beats_product(search: Search, candidate: Candidate) -> bool:
+    """Whether ranks have helped in this chart so far; many coordinates that are already apart are a matter for a flow."""
+    chart = candidate.chart
+    if chart.axis_aligned or search.coordinates.dim <= FEW_COORDINATES:
+        return True
+    products = [c.assessment.ess for c in search.seen if c.chart is chart and c.kind == "product"]
+    trains = [c.assessment.ess for c in search.seen if c.chart is chart and c.kind == "train"]
+    return max(trains, default=0.0) > OVER_PRODUCT * max(products, default=0.0) or max(products, default=0.0) < RARE
+
+
 def _status(candidate: Candidate) -> str:
     """How the fit of a train ended; empty for a product."""
     return candidate.density.info.status if candidate.kind == "train" else ""
+
+
+def _most(search: Search) -> int:
+    """Evaluations of one train where there is no budget: a chain of many coordinates needs them."""
+    return MOST_PER_TRAIN * (2 if search.coordinates.dim > MANY_COORDINATES else 1)
 
 
 def _affordable(chart: Chart, rank: int) -> bool:

@@ -17,6 +17,9 @@ STEPS = (0.0, 0.001, 0.01, 0.05, 0.125, 0.25, 0.5, 0.75, 1.0)
 OVERSAMPLING = 4
 CLIP = 10.0  # one row pulls at a core by at most so many times what rows of a fitted density do
 PRUNE = 1.0  # a rank goes whose energy is below this multiple of what noise would give it
+STIFFEST = (
+    20.0  # penalty of a mode that carries nothing, in units of its information: it shrinks tenfold and may come back
+)
 FOLD = 1 << 26  # entries of the largest product of interface and features kept at once
 
 
@@ -74,6 +77,12 @@ class _Fold:
             self._product(*part).T @ block for part, block in zip(self._parts, rows.split(self._size), strict=True)
         )
         return torch.stack(list(products)).sum(0)
+
+
+def _smoothed(values: Tensor) -> Tensor:
+    """Means with both neighbours: the energy of one mode alone is noisy."""
+    padded = torch.cat([values[:1], values, values[-1:]])
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
 def _flip(cores: Sequence[Tensor]) -> list[Tensor]:
@@ -204,16 +213,21 @@ class Sweeper:
         max_rank: cap on every rank.
         generator: of the sketches in which ranks grow.
 
+    Attributes:
+        energies: squared norm of every mode's coefficients after the last sweep, shapes ``(n_k,)``.
+        freedom: effective number of parameters of every mode, shapes ``(n_k,)``.
+
     References:
         Good, Gaskins: Nonparametric roughness penalties for probability densities (1971).
         Amari: Natural gradient works efficiently in learning (1998).
+        MacKay: Bayesian interpolation (1992).
         Han, Wang, Fan, Wang, Zhang: Unsupervised generative modeling using matrix product states (2018).
         Dolgov, Savostyanov: Alternating minimal energy methods for linear systems in higher dimensions (2014).
     """
 
     def __init__(self, penalties: list[Tensor], max_rank: int, generator: torch.Generator | None) -> None:
-        self.penalties, self.max_rank, self.generator = penalties, max_rank, generator
-        self.tails = [0.0] * len(penalties)
+        self.penalties, self.max_rank, self.generator = list(penalties), max_rank, generator
+        self.energies, self.freedom = list(penalties), list(penalties)
 
     def sweep(self, cores: list[Tensor], data: Rows, weight: float, share: float, growth: int) -> list[Tensor]:
         """To the last core and back; the ranks grow by up to ``growth`` on the way there."""
@@ -221,6 +235,30 @@ class Sweeper:
         return _flip(
             self._half(_flip(cores), data.reversed(), self.penalties[::-1], weight, share, 0, True, growth == 0)
         )
+
+    @property
+    def tails(self) -> tuple[float, ...]:
+        """Energy in the last third of the modes, per coordinate."""
+        return tuple(float(energy[len(energy) - len(energy) // 3 :].sum()) for energy in self.energies)
+
+    def learn(self, count: float, factor: float, weight: float) -> None:
+        r"""Set each penalty by what its modes turned out to carry, as the evidence of a Gaussian prior would.
+
+        The log-likelihood of ``count`` rows has curvature :math:`4m` in every coefficient, the penalty adds
+        :math:`2 m \lambda \nu^2`. A mode of energy E with :math:`\gamma` effective parameters then wants
+        :math:`\lambda \nu^2 = \gamma / 2 m E`: little where it stands out of the noise, much where it does not.
+
+        Args:
+            count: effective number of rows.
+            factor: by which all are multiplied.
+            weight: :math:`\lambda`.
+        """
+        for k, penalty in enumerate(self.penalties):
+            if bool((penalty > 0).any()):  # finite sets have no rough functions
+                energy, freedom = (_smoothed(value[k]) for value in (self.energies, self.freedom))
+                tiny = torch.finfo(energy.dtype).tiny
+                wanted = factor * freedom / (2 * count * energy).clamp_min(tiny)
+                self.penalties[k] = wanted.clamp_max(STIFFEST) / weight
 
     def _half(
         self,
@@ -243,7 +281,8 @@ class Sweeper:
             core, g = _natural_step(cores[k], fold, bond.values, logs + bond.logs, data, cost, share)
             r, n, s = core.shape
             if backwards:  # the center: its entries show what each mode carries
-                self.tails[-1 - k] = float(core[:, n - n // 3 :].square().sum())
+                self.energies[-1 - k] = core.square().sum((0, 2))
+                self.freedom[-1 - k] = (2 / (2 + cost.diagonal)).sum((0, 2))
             if k == len(cores) - 1:
                 return [*done, core]
             u, values, vh = torch.linalg.svd(core.reshape(r * n, s), full_matrices=False)

@@ -27,7 +27,8 @@ __all__ = ["LikelihoodInfo", "LikelihoodRecord", "SampleOptions", "fit_sample_tr
 Status = Literal["converged", "rank-limited", "out of time"]
 GROWTH = 2  # at least: a rank too many is pruned, one too few can be a trap
 PATIENCE = 0.1  # of what the sweeps at a rank have gained so far: less is left to the next rank
-TAIL = 4e-3  # energy in the last third of the modes that calls for more of them
+NEW = 2.0  # at most: penalty of a new mode, in units of its information, until it has shown what it carries
+TAIL = 2e-3  # energy in the last third of the modes that calls for more of them
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class _Model:
     train_score: float = -math.inf
     tails: tuple[float, ...] = ()
     """Energy in the last third of the modes, per coordinate."""
+    penalties: tuple[Tensor, ...] = ()
+    """Of every mode; times `weight` what a sweep is given."""
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -198,7 +201,8 @@ class _Search:
             start = torch.zeros_like(features[0])
             start[: len(start) if isinstance(basis, Categorical) else 1] = 1.0
             cores.append(rank_one(column, frequencies(basis).to(x), start, self.options.regularization))
-        return _Model(cores, bases, 1e-2, self.options.regularization)
+        penalties = tuple(frequencies(basis).to(rows.weight) for basis in bases)
+        return _Model(cores, bases, 1e-2, self.options.regularization, penalties=penalties)
 
     def _grow(self, best: _Model) -> tuple[_Model, bool]:
         """Ranks grow while the held-out likelihood does; sizes of free bases follow the energy in their last modes."""
@@ -230,7 +234,7 @@ class _Search:
 
     def _widened(self, model: _Model) -> _Model:
         """Half as many functions again where the last third of the modes carries more than noise would put there."""
-        cores, bases = list(model.cores), list(model.bases)
+        cores, bases, penalties = list(model.cores), list(model.bases), list(model.penalties)
         for k, (basis, core) in enumerate(zip(model.bases, model.cores, strict=True)):
             r, n, s = core.shape
             noise = r * s * (n // 3) / (4 * min(len(self.train.weight), self._rows_wanted(model)))
@@ -238,7 +242,9 @@ class _Search:
             if self.free[k] and size > n and model.tails[k] > TAIL + 2 * noise:
                 bases[k] = basis.with_size(size)
                 cores[k] = torch.cat([core, core.new_zeros(r, size - n, s)], 1)  # modes are nested: the same function
-        return replace(model, cores=cores, bases=tuple(bases))
+                last = penalties[k][-1:].clamp_max(NEW / max(model.weight, NEW * 1e-30))
+                penalties[k] = torch.cat([penalties[k], last.expand(size - n)])
+        return replace(model, cores=cores, bases=tuple(bases), penalties=tuple(penalties))
 
     def _rows_wanted(self, model: _Model) -> int:
         return max(self.options.min_rows, self.options.rows_per_parameter * model.num_parameters)
@@ -246,13 +252,18 @@ class _Search:
     def _settle(self, model: _Model, growth: int, *, full: bool = False) -> _Model:
         """Sweeps until the held-out likelihood stops rising; the best model on the way."""
         rows, held = self.train.rows(model.bases), self.test.rows(model.bases)
-        sweeper = Sweeper([frequencies(b).to(rows.weight) for b in model.bases], self.max_rank, self.generator)
+        sweeper = Sweeper(list(model.penalties), self.max_rank, self.generator)
         grown = max(model.ranks) + growth
         part = rows if full else rows.head(math.ceil(self._rows_wanted(model) * (grown / max(model.ranks)) ** 2))
         best, cores, share = replace(model, score=-math.inf), model.cores, model.share
         least, first = 0.5 * self.tol, -math.inf
         for sweep in range(self.options.sweeps * (2 if full else 1)):
             cores = sweeper.sweep(cores, part, model.weight, share, growth if sweep == 0 else 0)
+            unpruned = growth > 0 and sweep == 0  # no candidate: what grew has not been weighed against noise
+            used = tuple(sweeper.penalties)
+            if model.weight > 0:
+                factor = model.weight / self.options.regularization
+                sweeper.learn(1 / float(part.weight.square().sum()), factor, model.weight)
             square = log_square(cores, rows)
             before = log_mixture(square, rows, share)
             taken = float((rows.weight * (rows.reference + math.log(share) - before).exp()).sum())
@@ -261,10 +272,10 @@ class _Search:
             train_score = float(rows.weight @ log_mixture(square, rows, share))
             done = not score > best.score + max(least, 0.0 if full else PATIENCE * (best.score - first))
             first = score if sweep == 0 else first
-            if score > best.score:
-                trial = replace(model, cores=cores, share=share)
-                best = replace(trial, score=score, train_score=train_score, tails=tuple(sweeper.tails))
-            if done or self.late:
+            if score > best.score and not unpruned:
+                trial = replace(model, cores=cores, share=share, penalties=used)
+                best = replace(trial, score=score, train_score=train_score, tails=sweeper.tails)
+            if (done or self.late) and not unpruned:
                 break
         self._record(best, sweep + 1)
         return best

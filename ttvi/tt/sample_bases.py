@@ -12,7 +12,7 @@ from .basis import Basis, Categorical, Fourier, Hermite, Legendre, Piecewise
 
 __all__ = ["DEFAULT_SIZE", "chosen_basis", "frequencies", "mode_matrix", "rank_one"]
 
-DEFAULT_SIZE = 24  # of bases without size, to begin with
+DEFAULT_SIZE = 12  # of bases without size, to begin with: functions too many oscillate where there are few rows
 CLEARLY = 0.01  # nats of held-out log-likelihood
 EDGE = 0.1  # a column ends sharply where its density is at least this fraction of the average one,
 DROP = 1.6  # and falls by less than this factor from there to the last samples
