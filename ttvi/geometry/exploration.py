@@ -51,7 +51,9 @@ class Exploration:
             return cls(ascents=256 if dim <= 32 else 64 if dim <= 64 else 24, sweeps=sweeps)
         particles = int(min(1024, max(32, budget // 100)))
         ascents = min(256, max(4, budget // 600))
-        return cls(particles, ascents, 64, 60, 4 if budget > 20_000 else 2, int(min(2 * particles, max(2, budget // 3))))
+        return cls(
+            particles, ascents, 64, 60, 4 if budget > 20_000 else 2, int(min(2 * particles, max(2, budget // 3)))
+        )
 
 
 @dataclass(frozen=True)
