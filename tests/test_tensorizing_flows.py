@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +73,24 @@ def test_a_flow_of_another_library_is_moved_onto_the_gaussian():
     assert torch.allclose(moved.log_prob(x), gaussian.log_prob(x), atol=1e-5)
     first, again = (moved.sample((3,), generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again)
+
+
+def test_a_trained_flow_is_judged_even_where_the_library_rejects_it(monkeypatch):
+    """The base is worth a second look only through its bound: with a verdict that rejects all, the trained flow comes back."""
+    pytest.importorskip("safetensors")
+    setup = pytest.importorskip("ttvi.flow.train")
+    compare = setup.compare
+    monkeypatch.setattr(setup, "compare", lambda *given: dataclasses.replace(compare(*given), better=False))
+    base = torch.distributions.MultivariateNormal(
+        torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    )
+    target = SimpleNamespace(dim=2, log_density=lambda x: -0.5 * (x[:, 0].square() + (x[:, 1] - 1).square()))
+    options = comparison.parse(["--steps", "50", "--batch", "64"])
+    flow, info = comparison.trained(base, base.sample((500,)), target, options, 0)
+    assert not info.kept
+    x, log_prob = flow.sample_and_log_prob((2000,), generator=torch.Generator().manual_seed(0))
+    before = math.log(2 * math.pi) - 0.5
+    assert float((target.log_density(x) - log_prob).mean()) > before + 0.3
 
 
 def rows():

@@ -262,3 +262,20 @@ def test_on_a_gpu(device):
     x, log_prob = flow.sample_and_log_prob((100,), generator=torch.Generator(device=device).manual_seed(0))
     assert x.device.type == "cuda"
     torch.testing.assert_close(flow.log_prob(x), log_prob, atol=1e-7, rtol=0)
+
+
+def test_a_base_may_have_computed_something_before():
+    """What a base remembers follows from the rest of it: it is no parameter, and a copy does not inherit it."""
+    from ttvi.geometry.chart import Chart
+    from ttvi.geometry.coordinates import Coordinates
+    from ttvi.geometry.density import ChartDensity
+    from ttvi.geometry.product import product_density
+    from ttvi.supports import Support
+
+    points = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chart = Chart.axis(Coordinates(Support.parse(dim=2)), points)
+    base = ChartDensity(product_density(chart, chart.from_t(points)[0]), chart)
+    flow = Flow(base)
+    before = flow.log_prob(points[:5])
+    again = Flow(flow.base_module.detached())
+    assert torch.equal(again.log_prob(points[:5]), before)

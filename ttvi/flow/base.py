@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -221,7 +222,8 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, TTDensity):
         return list(value.state_dict().items())
     if isinstance(value, Distribution | Transform):  # an inverse refers back, a cached pair is stale after a move
-        items: Any = [(k, v) for k, v in vars(value).items() if k not in ("_inv", "_cached_x_y")]
+        left_out = {"_inv", "_cached_x_y", *_derived(value)}
+        items: Any = [(k, v) for k, v in vars(value).items() if k not in left_out]
     elif isinstance(value, Mapping):
         items = value.items()
     elif isinstance(value, Sequence) and not isinstance(value, str | torch.Size):
@@ -230,6 +232,11 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         items = ()
     kinds = (Tensor, Distribution, Transform, list, tuple, dict)
     return [(str(k), v) for k, v in items if isinstance(v, kinds) and not isinstance(v, torch.Size)]
+
+
+def _derived(value: Any) -> list[str]:
+    """Names of what was computed once and follows from the rest."""
+    return [name for name in vars(value) if isinstance(getattr(type(value), name, None), cached_property)]
 
 
 def _rebuilt(value: Any, tensors: Mapping[str, Tensor], prefix: str = "") -> Any:
@@ -248,6 +255,8 @@ def _rebuilt(value: Any, tensors: Mapping[str, Tensor], prefix: str = "") -> Any
     if isinstance(value, Distribution | Transform):
         new = copy.copy(value)
         new.__dict__.update(parts)
+        for name in _derived(new):
+            del new.__dict__[name]
         if isinstance(new, Transform):
             new._inv, new._cached_x_y = None, (None, None)
         return new

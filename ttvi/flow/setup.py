@@ -14,7 +14,6 @@ from torch.distributions import MultivariateNormal
 
 from ..tt.arguments import seeded
 from ..tt.basis import Categorical, Fourier, Legendre, Piecewise
-from ..tt.density import TTDensity
 from .conditioner import Kind
 from .defaults import default_transforms
 from .flow import Flow
@@ -117,7 +116,7 @@ def coordinate_kinds(base: Any, dim: int, *, boxes: bool = False) -> list[Kind]:
     if isinstance(base, Flow):
         return coordinate_kinds(base.base, dim, boxes=boxes and not len(base.transforms))
     kinds: list[Kind] = []
-    for basis in base.bases if isinstance(base, TTDensity) else [None] * dim:
+    for basis in getattr(base, "bases", [None] * dim):
         if isinstance(basis, Fourier):
             kinds.append(("circle", float(basis.lower), float(basis.upper)))
         elif isinstance(basis, Categorical):

@@ -165,6 +165,14 @@ class Chart:
         mixing = replace(mixing, intercept=mixing.intercept + moved, log_intercept=mixing.log_intercept + scale.log())
         return cls(coordinates, mixing, Stretch(tau, torch.zeros_like(line), ~line), order, label), score
 
+    @classmethod
+    def identity(cls, coordinates: Coordinates, *, label: str) -> Chart:
+        """The coordinates ``t`` themselves."""
+        nothing = torch.zeros(coordinates.dim, dtype=torch.float64)
+        order = torch.arange(coordinates.dim)
+        stretch = Stretch(nothing, nothing.bool(), torch.ones_like(order).bool())
+        return cls(coordinates, Scaled(nothing, torch.ones_like(nothing), order), stretch, order, label)
+
     def unstretched(self) -> Chart:
         """The same chart from ``s`` instead of ``w``."""
         nothing = torch.zeros_like(self.stretch.exponents)

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, constraints
 from ..records import register
 from ..supports import Support
 from ..tt.arguments import check_columns, check_positions
+from ..tt.basis import Basis
 from .chart import Chart
 from .coordinates import Coordinates
 from .mixing import mixing_from_record
@@ -230,6 +231,12 @@ class StretchedDensity(Distribution):
     def dtype(self) -> torch.dtype:
         """Element type of the draws."""
         return getattr(self.base, "dtype", torch.float64)
+
+    @property
+    def bases(self) -> list[Basis | None]:
+        """Of the columns that are not lines, the bases; None for a line."""
+        bases = getattr(self.base, "bases", [None] * len(self.stretch.fixed))
+        return [basis if fixed else None for basis, fixed in zip(bases, self.stretch.fixed.tolist(), strict=True)]
 
     @property
     def device(self) -> torch.device:

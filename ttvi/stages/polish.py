@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,14 +13,18 @@ from ..errors import BudgetExhausted, EvaluationError
 from ..evaluation import Evaluations
 from ..flow import train as flow_training
 from ..geometry.candidates import Candidate
+from ..geometry.chart import Chart
+from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity, StretchedDensity
+from ..supports import Support
+from ..tt.density import TTDensity
 from .plan import NEAR
 from .search import Fitted, Search
 
 __all__ = ["polish"]
 
 POLISH_BELOW = 0.9  # effective share below which a flow is tried
-TRIAL_STEPS = 300
+TRIAL_STEPS = 200
 FLOW_STEPS = 2500
 POOL = 65_536
 HOPELESS = 5.0  # nats below the best bound
@@ -27,51 +32,80 @@ LEAST_EVALUATIONS = 2000
 MUCH = 0.5  # effective share from which on an atlas is left as it is
 
 
+@dataclass(frozen=True)
+class _Start:
+    """Where a flow may start.
+
+    Attributes:
+        candidate: whose density it is.
+        base: that density, of the coordinates that the flow acts on.
+        chart: from those to ``x``.
+        place: in words.
+    """
+
+    candidate: Candidate
+    base: Any
+    chart: Chart
+    place: str
+
+
 def polish(search: Search, fitted: Fitted) -> Fitted:
     """A thin flow on top of a train, or of the products and trains that were tried; kept only if held-out weights say so."""
     if not search.gradient or fitted.ess >= (MUCH if fitted.candidate is None else POLISH_BELOW):
         return fitted
     with search.account.stage("flow"):
-        found = _best_flow(search, _bases(search, fitted))
+        found = _best_flow(search, [start for c in _bases(search, fitted) for start in _starts(search, c)])
     if found is None:
         return fitted
-    candidate, flow = found
-    search.notes.append(f"flow on {candidate.label}: {flow.info.message}")
+    start, flow = found
+    candidate = start.candidate
+    search.notes.append(f"flow on {candidate.label}, {start.place}: {flow.info.message}")
     # The same density by two sets of weights: of the answer so far, only the flow's own comparison counts.
     if not flow.info.kept or (candidate is not fitted.candidate and flow.info.ess_after < fitted.ess):
         return fitted
-    density = ChartDensity(flow, candidate.chart.unstretched())
-    return Fitted(density, flow.info.ess_after, flow.info.elbo_after, f"{candidate.label} and flow", candidate.density)
+    density = ChartDensity(flow, start.chart)
+    train = candidate.density if isinstance(candidate.density, TTDensity) else None
+    return Fitted(density, flow.info.ess_after, flow.info.elbo_after, f"{candidate.label} and flow", train)
 
 
 def _bases(search: Search, fitted: Fitted) -> list[Candidate]:
-    """What a flow may start from: the answer so far, and the products and trains of the highest bound of the evidence.
+    """What a flow may start from: the answer so far if it is near, else the best train; and the best product.
 
-    The bound says how much there is to gain by training; an effective share is decided by a few draws.
+    Best is the highest bound of the evidence. It says how much there is to gain by training; an effective share is decided
+    by a few draws.
     """
     ranked = sorted(search.seen, key=lambda c: c.assessment.elbo, reverse=True)
-    products = [c for c in ranked if c.kind == "product"][:1]
-    trains = [c for c in ranked if c.kind == "train"][:1]
-    own = [fitted.candidate] if fitted.candidate is not None and fitted.ess > NEAR else []
-    bases: list[Candidate] = []
-    for candidate in own + products + trains:
-        if all(candidate is not other for other in bases):
-            bases.append(candidate)
+    product = next((c for c in ranked if c.kind == "product"), None)
+    train = next((c for c in ranked if c.kind == "train"), None)
+    own = fitted.candidate if fitted.ess > NEAR else train
+    bases = [c for c in (own, product if product is not own else None) if c is not None]
     least = max(c.assessment.elbo for c in bases) - HOPELESS
-    return [c for c in bases if c in own or c.assessment.elbo > least]
+    return [c for c in bases if c.assessment.elbo > least]
 
 
-def _best_flow(search: Search, bases: list[Candidate]) -> tuple[Candidate, Any] | None:
-    """A flow on the only base; or short ones on all, and the best of them trained to the end if it helps at all."""
-    several = len(bases) > 1
-    tried = [(c, _flow(search, c, None, TRIAL_STEPS if several else FLOW_STEPS)) for c in bases]
-    flows = [(candidate, flow) for candidate, flow in tried if flow is not None]
+def _starts(search: Search, candidate: Candidate) -> list[_Start]:
+    """In the columns of the chart; and, where it mixes them, after the mixing: a lattice is local in its own sites alone."""
+    chart, coordinates = candidate.chart, search.coordinates
+    starts = [
+        _Start(candidate, StretchedDensity(candidate.density, chart.stretch), chart.unstretched(), "before the mixing")
+    ]
+    if chart.axis_aligned or not bool(coordinates.line.all()):
+        return starts
+    base = ChartDensity(candidate.density, replace(chart, coordinates=Coordinates(Support.parse(dim=chart.dim))))
+    return [*starts, _Start(candidate, base, Chart.identity(coordinates, label=chart.label), "after the mixing")]
+
+
+def _best_flow(search: Search, starts: list[_Start]) -> tuple[_Start, Any] | None:
+    """A flow on the only start; or short ones on all, and the best of them trained to the end if it helps at all."""
+    several = len(starts) > 1
+    tried = [(start, _flow(search, start, None, TRIAL_STEPS if several else FLOW_STEPS)) for start in starts]
+    flows = [(start, flow) for start, flow in tried if flow is not None]
     if not flows:
         return None
-    candidate, flow = max(flows, key=lambda found: _bound(found[1]))
+    start, flow = max(flows, key=lambda found: _bound(found[1]))
     if several and flow.info.kept:
-        flow = _flow(search, candidate, flow, FLOW_STEPS) or flow
-    return candidate, flow
+        flow = _flow(search, start, flow, FLOW_STEPS) or flow
+    return start, flow
 
 
 def _bound(flow: Any) -> float:
@@ -79,13 +113,12 @@ def _bound(flow: Any) -> float:
     return bound if math.isfinite(bound) else -math.inf
 
 
-def _flow(search: Search, candidate: Candidate, begun: Any, steps: int) -> Any:
-    """A flow on a candidate, from one already begun if there is one; None if it cannot be paid for or fails."""
-    chart, coordinates = candidate.chart.unstretched(), search.coordinates
-    base = StretchedDensity(candidate.density, candidate.chart.stretch)
+def _flow(search: Search, start: _Start, begun: Any, steps: int) -> Any:
+    """A flow from a start, or from one already begun if there is one; None if it cannot be paid for or fails."""
+    coordinates = search.coordinates
 
     def log_density(s: Tensor) -> Tensor:
-        t, slope = chart.to_t(s)
+        t, slope = start.chart.to_t(s)
         x, outer = coordinates.to_x(t)
         usable = torch.isfinite(x).all(-1) & torch.isfinite(outer)
         anchor = coordinates.to_x(torch.zeros_like(t[:1]))[0]
@@ -97,7 +130,7 @@ def _flow(search: Search, candidate: Candidate, begun: Any, steps: int) -> Any:
         return None
     try:
         return flow_training.fit(
-            base, log_density, transforms=None if begun is None else list(begun.transforms), budget=spend,
+            start.base, log_density, transforms=None if begun is None else list(begun.transforms), budget=spend,
             generator=search.generator, steps=steps, patience=max(steps // 3, 300), pool_size=POOL,
         )  # fmt: skip
     except (BudgetExhausted, EvaluationError, ValueError) as failure:
