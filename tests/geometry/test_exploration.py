@@ -191,3 +191,17 @@ def test_settings_stay_within_a_budget():
         chosen = Exploration.within(budget, 10, True)
         assert 32 <= chosen.particles <= 1024
         assert chosen.particles <= max(32, budget // 100)
+
+
+def stiff_chain(x):
+    """Two modes, all coordinates at +1 or all at -1, bound to their neighbours a hundred times more tightly than to them."""
+    bonds = 200 * (x[:, 1:] - x[:, :-1]).square().sum(1)
+    return -bonds - 3 * (1 - x.square()).square().mean(1)
+
+
+def test_a_stiff_chain_comes_to_order_and_keeps_both_modes():
+    """The bonds have 39 quadratic directions: ½ kT in each, so that the log-density of a typical point is -20."""
+    cloud = explore(target_of(stiff_chain, [real] * 40, gradient=True), settings(40, True, ascents=24), seed(9))
+    assert abs(float((cloud.points.mean(1) > 0).double().mean()) - 0.5) < 0.3
+    assert -30 < float(cloud.values.median()) < -15
+    torch.testing.assert_close(cloud.values, stiff_chain(cloud.points))

@@ -245,3 +245,23 @@ def test_density_zero_is_never_entered():
             move(state, target, generator)
         assert bool((state.points > 0).all())
         torch.testing.assert_close(state.points.mean(0), torch.ones(2, dtype=torch.float64), rtol=0, atol=0.15)
+
+
+def test_trajectories_with_a_given_covariance_keep_the_density():
+    """Of a Gaussian with scales from 1 to 1000, from exact draws; with the right covariance the step grows to order one."""
+    scales = torch.logspace(0, 3, 6, dtype=torch.float64)
+
+    def values_and_slopes(t):
+        return -0.5 * (t / scales).square().sum(1), -t / scales.square()
+
+    target = Pullback(Coordinates(Support.parse(dim=6)), lambda t: values_and_slopes(t)[0], values_and_slopes)
+    reference = reference_of(target.coordinates)
+    points = scales * torch.randn(COUNT, 6, generator=seed(20), dtype=torch.float64)
+    population = Population(reference, points, target(points), reference.log_prob(points), beta=1.0)
+    generator = seed(21)
+    for _ in range(20):
+        hamiltonian(population, target, generator, factor=torch.diag(scales))
+    assert population.other_step > 0.5
+    assert population.step == 0.3
+    torch.testing.assert_close(population.points.std(0), scales, rtol=0.06, atol=0)
+    assert float((population.points * points).mean(0).abs().div(scales.square()).max()) < 0.3

@@ -118,7 +118,14 @@ class Moved:
 
 
 def equilibrate(
-    target: Pullback, chart: Chart, points: Tensor, ahead: Tensor, sweeps: int, generator: torch.Generator
+    target: Pullback,
+    chart: Chart,
+    points: Tensor,
+    ahead: Tensor,
+    sweeps: int,
+    generator: torch.Generator,
+    *,
+    factor: Tensor | None = None,
 ) -> Moved:
     """Moves of a population that keep the target's distribution, in the columns of a chart fitted to it.
 
@@ -134,6 +141,7 @@ def equilibrate(
         ahead: of the tempered population, shape (N, m).
         sweeps: how many; each costs four evaluations per point, and some twelve more with gradients.
         generator: source of randomness.
+        factor: of the covariance of a local maximum, in ``t``, for further trajectories in the user's own coordinates.
 
     References:
         Parno, Marzouk, Transport map accelerated Markov chain Monte Carlo (2018).
@@ -152,7 +160,24 @@ def equilibrate(
             differential(population, latent, generator)
             if latent.gradient is not None:
                 hamiltonian(population, latent, generator)
+        if factor is not None:
+            _in_place(target, latent, populations[0], factor, generator)
         exchange(populations[0], populations[1], generator)
         t, volume = latent.to_t(populations[0].points)
         history.append((t, populations[0].values - volume, latent.to_t(populations[1].points)[0]))
     return Moved(*(torch.cat(part) for part in zip(*history[::-1], strict=True)))
+
+
+def _in_place(
+    target: Pullback, latent: Latent, population: Population, factor: Tensor, generator: torch.Generator
+) -> None:
+    """A trajectory of the same points in ``t``, preconditioned by a covariance there."""
+    t, volume = latent.to_t(population.points)
+    moved = Population(
+        population.reference, t, population.values - volume, 0.0 * volume, beta=1.0, other_step=population.other_step
+    )
+    hamiltonian(moved, target, generator, factor=factor)
+    population.other_step = moved.other_step
+    population.points = latent.from_t(moved.points)
+    population.values = moved.values + latent.to_t(population.points)[1]
+    population.anchors = population.reference.log_prob(population.points)

@@ -18,8 +18,12 @@ from .interval import to_line
 from .moves import Population, differential, hamiltonian
 from .reference import Reference
 
-__all__ = ["Cloud", "Exploration", "explore", "unexplored"]
+__all__ = ["Cloud", "Exploration", "explore", "mean_factor", "unexplored"]
 
+LOST_SHARE = 0.02  # of the mass around all maxima, by their curvature
+NEARBY = 4.0  # times the number of coordinates, of the squared distance: a point there belongs to a maximum
+COMPACT = 0.5  # times the deviations by the curvature: what is not normal about a maximum shows further out
+RELAXED = 4  # rounds of moves after that
 START_SCALES = (0.5, 2.0, 8.0, 32.0)
 
 
@@ -124,12 +128,22 @@ def explore(
     except BudgetExhausted:
         notes.append("the budget ended before a population could be drawn")
         return Cloud(starts, values, modes, tops, precisions, 0.0, math.nan, notes)
+    factor = mean_factor(coordinates, tops, precisions)
     try:
         while population.beta < 1 and population.rounds < settings.rounds:
             population.cool(generator)
-            _stir(population, target, settings, generator)
+            _stir(population, target, settings, generator, factor)
     except BudgetExhausted:
         notes.append(f"the budget ended at temperature 1/{population.beta:.3g}")
+    if precisions is not None and bool(coordinates.line.all()) and population.beta == 1:
+        try:
+            restored = _restored(population, target, modes, tops, precisions, generator)
+            if restored:
+                for _ in range(RELAXED):
+                    _stir(population, target, settings, generator, factor)
+                notes.append(f"{restored} points put back into maxima that the tempered population had lost")
+        except BudgetExhausted:
+            pass
     points, values = population.points, population.values
     if not len(modes):
         keep = distinct(points, values, points.std(0).clamp_min(1e-12), radius=0.5, limit=min(8, settings.modes))
@@ -149,12 +163,72 @@ def unexplored(
     )
 
 
-def _stir(population: Population, target: Pullback, settings: Exploration, generator: torch.Generator) -> None:
+def _stir(
+    population: Population,
+    target: Pullback,
+    settings: Exploration,
+    generator: torch.Generator,
+    factor: Tensor | None = None,
+) -> None:
     for _ in range(settings.sweeps):
         differential(population, target, generator)
     if target.gradient is not None:
-        for _ in range(2):
-            hamiltonian(population, target, generator)
+        hamiltonian(population, target, generator)
+        hamiltonian(population, target, generator, factor=factor)
+
+
+def mean_factor(coordinates: Coordinates, tops: Tensor, precisions: Tensor | None) -> Tensor | None:
+    """Factor of the covariance of the mean curvature of the maxima, by their mass; None where there are other than lines.
+
+    In a chain or a lattice bound tightly to its neighbours every mode has about the same curvature, which a thousand points in
+    disorder do not show.
+    """
+    if precisions is None or not len(tops) or not bool(coordinates.line.all()):
+        return None
+    log_volumes = -0.5 * torch.linalg.slogdet(precisions)[1]
+    mean = torch.einsum("k,kij->ij", torch.softmax(tops + log_volumes, 0), precisions)
+    lower, failed = torch.linalg.cholesky_ex(torch.linalg.inv(mean))
+    return None if bool(failed) else lower
+
+
+def _restored(
+    population: Population,
+    target: Pullback,
+    modes: Tensor,
+    tops: Tensor,
+    precisions: Tensor,
+    generator: torch.Generator,
+) -> int:
+    """Put draws of the normal density around a maximum in place of others where it should have points and has none.
+
+    A population of a thousand that is tempered in many dimensions may drift into one of two modes of equal weight. Returns the
+    number of draws.
+    """
+    factors = torch.linalg.cholesky(torch.linalg.inv(precisions))
+    log_volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+    # Half by height alone: the curvature at a maximum with a soft direction promises more than there is.
+    shares = 0.5 * torch.softmax(tops + log_volumes, 0) + 0.5 * torch.softmax(tops, 0)
+    z = torch.einsum("kij,nkj->nki", torch.linalg.inv(factors), population.points[:, None] - modes)
+    distance = z.square().sum(-1)
+    owner = (shares.log() - log_volumes - 0.5 * distance).argmax(1)
+    near = distance.gather(1, owner[:, None])[:, 0] < NEARBY * modes.shape[1]
+    have = torch.bincount(owner[near], minlength=len(modes)).to(shares) / len(owner)
+    lost = (shares > LOST_SHARE) & (have < 0.5 * shares)
+    counts = torch.where(lost, (shares * len(owner)).ceil(), 0.0).long().clamp_max(len(owner) // 2)
+    if not bool(lost.any()):
+        return 0
+    which = torch.repeat_interleave(torch.arange(len(modes)), counts)[: len(owner) // 2]
+    noise = torch.randn(len(which), modes.shape[1], 1, generator=generator, dtype=modes.dtype)
+    draws = modes[which] + COMPACT * (factors[which] @ noise)[..., 0]
+    values = target(draws)
+    usable = torch.isfinite(values)
+    draws, values = draws[usable], values[usable]
+    place = torch.randperm(len(owner), generator=generator)[: len(draws)]
+    population.points, population.values = population.points.clone(), population.values.clone()
+    population.anchors = population.anchors.clone()
+    population.points[place], population.values[place] = draws, values
+    population.anchors[place] = population.reference.log_prob(draws)
+    return len(draws)
 
 
 def _starts(

@@ -42,6 +42,7 @@ class Population:
         beta: the temperature.
         log_evidence: log ∫ of the tempered density.
         step: of the Hamiltonian moves, adapted.
+        other_step: of those with a covariance that is given.
     """
 
     reference: Reference | Spread
@@ -53,6 +54,7 @@ class Population:
     rounds: int = 0
     acceptance: float = 0.0
     step: float = 0.3
+    other_step: float = 0.3
 
     @classmethod
     def draw(
@@ -150,20 +152,32 @@ def differential(population: Population, target: LogDensity, generator: torch.Ge
     population.acceptance = accepted / count
 
 
-def hamiltonian(population: Population, target: LogDensity, generator: torch.Generator) -> None:
+def hamiltonian(
+    population: Population, target: LogDensity, generator: torch.Generator, *, factor: Tensor | None = None
+) -> None:
     """One Hamiltonian trajectory of every point, preconditioned by the population's covariance on the lines and circles.
+
+    Args:
+        population: is moved.
+        target: the log-density.
+        generator: source of randomness.
+        factor: of another covariance, shape (m, m), lower triangular: that of a local maximum, say, which a population in
+            disorder does not know. It has a step of its own.
 
     References:
         Neal, MCMC using Hamiltonian dynamics (2011).
     """
     points = population.points
     count, dim = points.shape
-    factor = _preconditioner(
-        points, target.coordinates.sizes == 0, target.coordinates.circle, target.coordinates.bounds[1]
-    )
+    own = factor is None
+    if factor is None:
+        factor = _preconditioner(
+            points, target.coordinates.sizes == 0, target.coordinates.circle, target.coordinates.bounds[1]
+        )
+    step = population.step if own else population.other_step
     length = int(torch.randint(STEPS // 2, STEPS + 1, (), generator=generator))
     noise = torch.randn(count, dim, generator=generator, dtype=points.dtype)
-    jitter = population.step * (0.8 + 0.4 * torch.rand(count, 1, generator=generator, dtype=points.dtype))
+    jitter = step * (0.8 + 0.4 * torch.rand(count, 1, generator=generator, dtype=points.dtype))
 
     def force(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         values, slopes = target.value_and_gradient(t)
@@ -187,7 +201,11 @@ def hamiltonian(population: Population, target: LogDensity, generator: torch.Gen
     yes = population.accept(
         target.coordinates.wrap(t), values, anchors, (after - before).nan_to_num(-math.inf), generator
     )
-    population.step = min(1.5, max(1e-4, population.step * math.exp(float(yes.double().mean()) - TARGET_ACCEPTANCE)))
+    step = min(1.5, max(1e-4, step * math.exp(float(yes.double().mean()) - TARGET_ACCEPTANCE)))
+    if own:
+        population.step = step
+    else:
+        population.other_step = step
 
 
 def exchange(one: Population, other: Population, generator: torch.Generator) -> None:

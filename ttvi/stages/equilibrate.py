@@ -13,6 +13,7 @@ from ..geometry.candidates import look, triangular
 from ..geometry.chart import Chart
 from ..geometry.equilibration import equilibrate as move
 from ..geometry.equilibration import independent
+from ..geometry.exploration import mean_factor
 from ..verdict import TRUSTED_K
 from .plan import NEAR
 from .search import Search
@@ -27,6 +28,7 @@ HOPELESS = 0.02  # one below which, without any progress, the target is no singl
 POOR = 0.15  # one that says many peaks or strong ties, if it never was higher
 LAG = 3  # rounds between which a drift is looked for
 DRIFT = 4.5  # standard errors
+FEW = 16  # lines up to which the columns show all the scales that there are
 MOST_LINES = 128
 KEPT = 4096
 PARTICLES = 1024
@@ -47,6 +49,8 @@ def equilibrate(search: Search) -> None:
         return
     points = population = ahead = search.cloud.points[:PARTICLES]
     chart = triangular(search.coordinates, points)
+    cloud = search.cloud
+    factor = mean_factor(search.coordinates, cloud.mode_values, cloud.precisions) if lines > FEW else None
     looked: list[Assessment] = []
     before, values = [points], search.cloud.values
     with search.account.stage("exploration"):
@@ -57,7 +61,7 @@ def equilibrate(search: Search) -> None:
                 if _settled(looked, before):
                     break
                 population, _ = independent(candidate, population, values[: len(population)], search.generator)
-                moved = move(search.target, chart, population, ahead, SWEEPS, search.generator)
+                moved = move(search.target, chart, population, ahead, SWEEPS, search.generator, factor=factor)
             except BudgetExhausted:
                 break
             points, values = moved.points[:KEPT], moved.values[:KEPT]

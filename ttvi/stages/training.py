@@ -27,6 +27,7 @@ NODES_EXPECTED = 20
 MOST_EVALUATIONS = 12_000_000
 MOST_RANK = 40  # that the curvature may ask for
 LEAST_EVALUATIONS = 50
+INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
 FEW_COORDINATES = 12
 MANY_COORDINATES = 40
 FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
@@ -59,7 +60,7 @@ def train_in(
     budget = int(min(budget, search.account.remaining - search.plan.checks))
     if budget < LEAST_EVALUATIONS:
         return None
-    init = chart.from_t(points[:32])[0]
+    init = chart.from_t(torch.cat([points[:INITIAL], search.cloud.modes[: INITIAL // 4]]))[0]
     init = init[torch.isfinite(init).all(1)]
     try:
         with warnings.catch_warnings():
@@ -99,10 +100,13 @@ def train(search: Search, chosen: Candidate) -> Fitted:
 
 
 def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
-    """The best of the charts that came near; where that is not enough, of all: a trial may end before a train gets there."""
+    """The best of the charts that came near; where that is not enough, of all: a trial may end before a train gets there.
+
+    Where next to nothing came of it, the target is no matter of charts: there are regions to look for first.
+    """
     rivals = _rivals(search, chosen)
     best = max((_raised(search, rival, RANKS[:1]) for rival in rivals), key=lambda f: f.ess)
-    if best.ess >= FAIR:
+    if best.ess >= FAIR or best.ess < RARE:
         return best
     known = {rival.chart.label for rival in rivals}
     others = {c.chart.label: c for c in sorted(search.seen, key=merit) if c.chart.label not in known}
