@@ -83,9 +83,9 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
 
 def _harmless(product: Candidate, cost: float) -> float:
     """The share of a product whose draws, which may lie between the modes, cost no more than so many nats of divergence."""
-    a = product.assessment
-    losses = (a.log_evidence - a.log_weights).clamp(0.0, 1e3)
-    return min(SAFETY, cost / max(1e-12, float(losses.mean())))
+    # Of the product's draws but for the twentieth that is worst: a few far ones would forbid what most of them are good for.
+    loss = product.assessment.log_evidence - product.assessment.elbo
+    return min(SAFETY, cost / max(1e-12, loss))
 
 
 def _missing(search: Search, fitted: Fitted) -> tuple[float, Tensor]:
