@@ -422,3 +422,14 @@ def test_the_report_accounts_for_every_evaluation():
     assert d.candidates
     assert d.num_draws >= 1000
     assert d.mode_census is not None
+
+
+def test_nothing_but_nan_is_said_to_be_that():
+    with pytest.raises(EvaluationError, match=r"NaN, 0 \+inf and 0 failures.*Mend the function"):
+        ttvi.fit(lambda x: x.sum(-1) * math.nan, dim=2, seed=0)
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="expected `checkpoint` to be a"):
+        ttvi.fit(lambda x: -x.square().sum(-1), dim=2, checkpoint=tmp_path / "file" / "below")

@@ -30,6 +30,13 @@ BLOCK = b"EVAL"
 VALUES, GRADIENTS, NOTE = 0, 1, 2
 
 
+def _unwritable(directory: Any, failure: OSError) -> ValueError:
+    reason = failure.strerror or type(failure).__name__
+    return ValueError(
+        f"fit: expected `checkpoint` to be a place to write to; got {directory} ({reason}). Name another place."
+    )
+
+
 class EvaluationLog:
     """The log in a directory; opened for appending, after what is whole of it has been read.
 
@@ -63,8 +70,13 @@ class EvaluationLog:
             raise ValueError(
                 f"fit: expected `checkpoint` to be a directory; got the file {directory}. Name another place."
             ) from None
+        except OSError as failure:
+            raise _unwritable(directory, failure) from failure
         whole = self._read(fingerprint) if self.path.exists() else 0
-        self._file = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115  (open as long as the fit runs)
+        try:
+            self._file = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115  (open as long as the fit runs)
+        except OSError as failure:
+            raise _unwritable(directory, failure) from failure
         self._file.truncate(whole)
         self._file.seek(whole)
         if not whole:

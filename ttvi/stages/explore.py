@@ -49,10 +49,7 @@ def explore(search: Search, *, init: Tensor | None, prior: Tensor | None) -> Non
             raise
     finite = torch.isfinite(cloud.values)
     if not bool(finite.any()):
-        raise EvaluationError(
-            "fit: expected a log-density that is finite somewhere; every start had zero density. "
-            "Pass init_points= inside the support of the density, or a tighter support=."
-        )
+        raise EvaluationError(_nowhere(search.account))
     search.cloud = Cloud(
         cloud.points[finite], cloud.values[finite], cloud.modes, cloud.mode_values, cloud.precisions, cloud.beta,
         cloud.log_evidence, cloud.notes,
@@ -69,6 +66,20 @@ def fallback(search: Search) -> Fitted:
     density = product_density(chart, chart.from_t(points)[0])
     search.notes.append("the budget allowed no more than the exploration")
     return Fitted(ChartDensity(density, chart), 0.0, search.cloud.log_evidence, "product of marginals", density)
+
+
+def _nowhere(account: Evaluations) -> str:
+    """What to say when no start has any density."""
+    if account.num_invalid > 0.5 * account.num_evaluations:
+        return (
+            f"fit: expected a log-density that is finite somewhere; got {account.num_nan} NaN, {account.num_posinf} +inf and "
+            f"{account.num_failed} failures at {account.num_evaluations} points. Mend the function, or return -inf where the "
+            "density is zero."
+        )
+    return (
+        "fit: expected a log-density that is finite somewhere; every start had zero density. "
+        "Pass init_points= inside the support of the density, or a tighter support=."
+    )
 
 
 def _likelier(points: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
