@@ -60,7 +60,8 @@ def train_in(
     budget = int(min(budget, search.account.remaining - search.plan.checks))
     if budget < LEAST_EVALUATIONS:
         return None
-    init = chart.from_t(torch.cat([points[:INITIAL], search.cloud.modes[: INITIAL // 4]]))[0]
+    known = search.cloud.modes[: INITIAL // 4 if log_density is None else 0]  # other maxima are nothing to one region
+    init = chart.from_t(torch.cat([points[:INITIAL], known]))[0]
     init = init[torch.isfinite(init).all(1)]
     try:
         with warnings.catch_warnings():
