@@ -17,7 +17,7 @@ from .geometry.coordinates import Coordinates
 from .posterior import Posterior
 from .stages.bridges import bridge_if_better
 from .stages.certificate import census, certify, unseen
-from .stages.choose import choose, lean
+from .stages.choose import choose
 from .stages.cover import cover, safeguard
 from .stages.equilibrate import equilibrate
 from .stages.explore import explore, fallback
@@ -133,8 +133,6 @@ def _approximate(search: Search, target: Target) -> Fitted:
     except BudgetExhausted:
         return fallback(search)
     best = train(search, chosen)
-    if best.candidate is not None and lean(search, best.candidate):
-        return safeguard(search, best)
     if search.plan.geometry == "auto":
         best = split_if_better(search, best)
     if worth_more(search, best):
@@ -218,7 +216,8 @@ def _plan(budget: int | None, tol: float, max_rank: int, geometry: str, flow: bo
             raise ValueError(
                 f"fit: expected {name} to be a positive integer; got {value}. Leave it out for the default."
             )
-    return Plan(budget, float(tol), int(max_rank), geometry, bool(flow), CERTIFICATE)
+    certificate = CERTIFICATE if budget is None else min(CERTIFICATE, max(1, budget // 10))
+    return Plan(budget, float(tol), int(max_rank), geometry, bool(flow), certificate)
 
 
 def _bar(budget: int | None) -> Callable[[Evaluations], None]:

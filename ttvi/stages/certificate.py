@@ -18,7 +18,7 @@ __all__ = ["census", "certify", "loses_modes", "unseen"]
 
 
 def certify(search: Search, density: Any) -> WeightedDraws | None:
-    """Fresh draws and their weights, as many as are left of a budget; None when it has ended."""
+    """Fresh draws and their weights; None when the budget has ended."""
     account = search.account
     count = int(min(search.plan.certificate, account.remaining))
     if count < 2:

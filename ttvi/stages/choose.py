@@ -8,14 +8,12 @@ from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
 from ..geometry.candidates import Candidate, charts, in_chart, look, whitened
 from ..geometry.chart import Chart
-from .plan import NEAR
 from .search import Search, merit
 from .training import trial
 
-__all__ = ["choose", "lean"]
+__all__ = ["choose"]
 
 REFINEMENTS = 3
-LEAST_TRIAL = 1000  # evaluations per coordinate with which a small train is more than noise
 REFINED = 0.6  # effective share from which on a mixing chart needs no refinement
 
 
@@ -32,20 +30,13 @@ def choose(search: Search) -> Candidate:
         if not looked:
             raise BudgetExhausted("nothing could be looked at")
         looked = [_refined(search, candidate) for candidate in looked]
-        promising = looked if not lean(search, max(looked, key=merit)) else []
-        trials = [trained for candidate in promising if (trained := trial(search, candidate)) is not None]
+        trials = [trained for candidate in looked if (trained := trial(search, candidate)) is not None]
     best = max(looked + trials, key=merit)
     search.notes.append(
         f"{best.chart.label} coordinates: {best.kind} with an effective share of {best.assessment.ess:.2g} "
         f"(tried {', '.join(f'{c.label} {c.assessment.ess:.2g}' for c in looked + trials)})"
     )
     return best
-
-
-def lean(search: Search, candidate: Candidate) -> bool:
-    """Whether the rest of a small budget is better spent on weights than on more attempts: a candidate is fair already."""
-    dim = search.coordinates.dim
-    return search.plan.trial(dim) < LEAST_TRIAL * dim and candidate.assessment.ess > NEAR
 
 
 def _look(search: Search, chart: Chart, points: Tensor) -> Candidate | None:
