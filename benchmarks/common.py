@@ -121,3 +121,19 @@ def write(path: Path | None, text: str, records: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".md").write_text(text + "\n")
     path.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def run(
+    options: Any,
+    worker: Callable[[Any], None],
+    measure: Callable[[Any], list[Record]],
+    summarize: Callable[[list[Record], Any], str],
+) -> None:
+    """Be a worker where the options say so; else measure, print the table, and keep it where ``--output`` says."""
+    if options.worker:
+        worker(options)
+        return
+    records = measure(options)
+    text = summarize(records, options)
+    sys.stdout.write(text + "\n")
+    write(options.output, text, records)

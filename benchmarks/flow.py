@@ -271,14 +271,7 @@ def summarize(records: list[Record], options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the measurements and print their table."""
-    options = parse(arguments)
-    if options.worker:
-        worker(options)
-        return
-    records = measure(options)
-    text = summarize(records, options)
-    sys.stdout.write(text + "\n")
-    common.write(options.output, text, records)
+    common.run(parse(arguments), worker, measure, summarize)
 
 
 if __name__ == "__main__":

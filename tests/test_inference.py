@@ -433,3 +433,27 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="expected `checkpoint` to be a"):
         ttvi.fit(lambda x: -x.square().sum(-1), dim=2, checkpoint=tmp_path / "file" / "below")
+
+
+def test_max_rank_holds_for_every_train():
+    """Eight Gaussians on a circle want a higher rank: neither trials nor regions nor what is built again may have it."""
+    angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+    centres = 6 * torch.stack([angle.cos(), angle.sin()], 1)
+
+    def log_density(x):
+        return torch.logsumexp(-0.5 * (x[:, None] - centres).square().sum(-1), 1)
+
+    ranks = []
+    original = ttvi.tt.TTDensity.fit
+
+    def watched(*arguments, **options):
+        made = original(*arguments, **options)
+        ranks.append(max(made.train.ranks))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ttvi.tt.TTDensity, "fit", staticmethod(watched))
+        posterior = ttvi.fit(log_density, dim=2, max_rank=2, flow=False, budget=60_000, seed=0)
+    assert len(ranks) > 2
+    assert max(ranks) <= 2
+    assert max(posterior.diagnostics.ranks, default=1) <= 2

@@ -62,8 +62,8 @@ def fit(
     r"""Approximate an unnormalised log-density by a normalised one, and say how good it is.
 
     Local maxima and a tempered population say where the mass is; coordinates are chosen by trying; a tensor train is
-    built in them by cross approximation of :math:`\sqrt{\tilde p}`; where one train is not enough a mixture of trains or
-    a thin flow follows; fresh draws and their weights certify the answer.
+    built in them by cross approximation of :math:`\sqrt{\tilde p}`; where one train is not enough a mixture of trains, a
+    composition of trains, or a thin flow follows; fresh draws and their weights certify the answer.
 
     Args:
         log_density: log p̃ (nats), ``(batch, dim) -> (batch,)``, or of a row; or a :class:`Target`.

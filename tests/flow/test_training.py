@@ -68,7 +68,7 @@ def test_every_objective_learns_a_correlation(objective):
 def test_default_transforms_bend_a_normal_into_a_banana():
     flow = fit(product(), banana, seed=0, **{**QUICK, "steps": 200})
     assert flow.info.kept
-    assert flow.info.ess_before < 0.4
+    assert flow.info.ess_before < 0.3
     assert flow.info.ess_after > 0.5
     assert flow.info.elbo_after == pytest.approx(math.log(2 * math.pi), abs=0.1)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 
 from ..records import register
 from ..tt.arguments import check_positions
+from .composed import Composed
 from .coordinates import Coordinates, Pullback
 
 __all__ = ["Atlas", "Partition"]
@@ -25,7 +25,7 @@ NEIGHBOURS = 6
 
 
 @register("Atlas")
-class Atlas(Distribution):
+class Atlas(Composed):
     r"""The mixture :math:`q = \sum_k w_k q_k` of densities on one support.
 
     Args:
@@ -41,22 +41,14 @@ class Atlas(Distribution):
     True
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
     def __init__(self, parts: Sequence[Any], log_shares: Tensor) -> None:
         self.parts = list(parts)
         self.log_shares = torch.log_softmax(log_shares, 0)
-        super().__init__(torch.Size(), self.parts[0].event_shape, validate_args=False)
+        super().__init__(self.parts[0].event_shape)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the draws."""
-        return getattr(self.parts[0], "dtype", torch.float64)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the draws."""
-        return getattr(self.parts[0], "device", torch.device("cpu"))
+    def _first(self) -> Any:
+        return self.parts[0]
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

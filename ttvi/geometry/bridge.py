@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from ..records import register
 from ..tt.arguments import check_columns, check_positions
 from ..tt.basis import Basis, Fourier, Legendre
 from ..tt.density import TTDensity
 from ..tt.rosenblatt import sobol_points
+from .composed import Composed
 
 __all__ = ["Bridge", "Reference"]
 
@@ -56,7 +57,7 @@ class Reference:
 
 
 @register("Bridge")
-class Bridge(Distribution):
+class Bridge(Composed):
     r"""The density of :math:`w = R_0^{-1}(L(v_1)),\ v_1 = R_1^{-1}(L(v_2)),\ \dots,\ v_K = R_K^{-1}(u)` with uniform ``u``.
 
     .. math:: q(w) = q_0(w) \prod_{k=1}^K \frac{q_k(v_k)}{\rho(v_k)}
@@ -84,8 +85,6 @@ class Bridge(Distribution):
     (1.0, True)
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
     def __init__(self, layers: Sequence[TTDensity]) -> None:
         self.layers = list(layers)
         if not self.layers:
@@ -111,7 +110,7 @@ class Bridge(Distribution):
                 )
         if any(layer.batch_shape for layer in self.layers):
             raise ValueError("Bridge: expected unbatched layers; got a batch. Make one bridge per member.")
-        super().__init__(torch.Size(), torch.Size([dim]), validate_args=False)
+        super().__init__(torch.Size([dim]))
 
     @property
     def bases(self) -> tuple[Basis, ...]:
@@ -124,14 +123,8 @@ class Bridge(Distribution):
         return self.layers[0].support
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the draws."""
-        return self.layers[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the draws."""
-        return self.layers[0].device
+    def _first(self) -> Any:
+        return self.layers[0]
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from ..records import register
 from ..supports import Support
 from ..tt.arguments import check_columns, check_positions
 from ..tt.basis import Basis
 from .chart import Chart
+from .composed import Composed
 from .coordinates import Coordinates
 from .mixing import mixing_from_record
 from .stretch import Stretch
@@ -24,7 +25,7 @@ __all__ = ["ChartDensity", "StretchedDensity"]
 
 
 @register("ChartDensity")
-class ChartDensity(Distribution):
+class ChartDensity(Composed):
     r"""The density :math:`q(x) = q_w(w(x))\,|\partial w/\partial x|` of ``x = chart.forward(w)``, ``w ~ base``.
 
     Args:
@@ -42,12 +43,10 @@ class ChartDensity(Distribution):
     -2.0
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
     def __init__(self, base: Any, chart: Chart) -> None:
         self.base = base
         self.chart = chart
-        super().__init__(torch.Size(), torch.Size([chart.support.dim]), validate_args=False)
+        super().__init__(torch.Size([chart.support.dim]))
 
     @property
     def domain(self) -> Support:
@@ -55,19 +54,8 @@ class ChartDensity(Distribution):
         return self.chart.support
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the draws."""
-        return getattr(self.base, "dtype", torch.float64)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the draws."""
-        return getattr(self.base, "device", torch.device("cpu"))
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws can be reparameterised."""
-        return bool(getattr(self.base, "has_rsample", False))
+    def _first(self) -> Any:
+        return self.base
 
     def __repr__(self) -> str:
         return f"ChartDensity({self.base!r}, {self.chart.label!r})"
@@ -205,7 +193,7 @@ class ChartDensity(Distribution):
 
 
 @register("StretchedDensity")
-class StretchedDensity(Distribution):
+class StretchedDensity(Composed):
     r"""The density of ``s = stretch(w)``, ``w ~ base``: what a flow starts from, on the whole line.
 
     Args:
@@ -220,33 +208,20 @@ class StretchedDensity(Distribution):
     0.1667
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
     def __init__(self, base: Any, stretch: Stretch) -> None:
         self.base = base
         self.stretch = stretch
-        super().__init__(torch.Size(), base.event_shape, validate_args=False)
+        super().__init__(base.event_shape)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the draws."""
-        return getattr(self.base, "dtype", torch.float64)
+    def _first(self) -> Any:
+        return self.base
 
     @property
     def bases(self) -> list[Basis | None]:
         """Of the columns that are not lines, the bases; None for a line."""
         bases = getattr(self.base, "bases", [None] * len(self.stretch.fixed))
         return [basis if fixed else None for basis, fixed in zip(bases, self.stretch.fixed.tolist(), strict=True)]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the draws."""
-        return getattr(self.base, "device", torch.device("cpu"))
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws can be reparameterised."""
-        return bool(getattr(self.base, "has_rsample", False))
 
     @property
     def support(self) -> constraints.Constraint:

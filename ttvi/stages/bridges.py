@@ -7,7 +7,7 @@ import torch
 from ..errors import BudgetExhausted, EvaluationError
 from ..geometry.bridging import build_bridge
 from ..geometry.candidates import Candidate, in_chart
-from .plan import NEAR
+from .plan import NEAR, RANKS
 from .search import Fitted, Search, merit
 
 __all__ = ["bridge_if_better"]
@@ -16,6 +16,7 @@ BRIDGE_BELOW = 0.5  # effective share below which a composition is tried
 FEW = 16  # coordinates: every layer errs in all of them, and the errors add up
 MOST_EVALUATIONS = 1_500_000
 MOST_LAYERS = 8
+MAX_RANK = 8  # of the layers after the first
 LEAST_EVALUATIONS = 5000
 BETTER = 1.3  # times as effective, as a composition is slower
 
@@ -54,6 +55,7 @@ def _bridge(search: Search, candidate: Candidate) -> Candidate | None:
         made = build_bridge(
             in_chart(search.target, chart), chart.bases(), budget=budget, generator=search.generator,
             init_points=init[torch.isfinite(init).all(1)], checks=search.plan.checks, most_layers=MOST_LAYERS,
+            max_rank=min(MAX_RANK, search.plan.max_rank), first_rank=min(RANKS[0], search.plan.max_rank),
         )  # fmt: skip
     except (BudgetExhausted, EvaluationError, torch.linalg.LinAlgError) as failure:
         search.notes.append(f"bridge failed: {failure}")

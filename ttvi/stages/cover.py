@@ -40,7 +40,7 @@ def cover(search: Search, fitted: Fitted) -> Fitted:
         f"independent draws find {missing:.1%} of the mass missing in the train: built again from there"
     )
     with search.account.stage("train"):
-        rank = max(RANKS[0], min(search.plan.max_rank, max(fitted.candidate.density.train.ranks)))
+        rank = min(search.plan.max_rank, max(RANKS[0], *fitted.candidate.density.train.ranks))
         left = search.left(0.5)
         again = train_in(
             search, fitted.candidate.chart, points, tol=search.plan.tol, max_rank=rank,

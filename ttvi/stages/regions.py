@@ -104,7 +104,15 @@ def _region(search: Search, partition: Partition, k: int, budget: int) -> Candid
     centre = torch.where(line, 0.0, search.cloud.points.median(0).values)
     centre = centre.masked_scatter(line, partition.centres[k])[None]
     tol = max(search.plan.tol, REGION_TOL)
-    return train_in(search, chart, centre, tol=tol, max_rank=RANKS[0], budget=budget, log_density=log_density)
+    return train_in(
+        search,
+        chart,
+        centre,
+        tol=tol,
+        max_rank=min(RANKS[0], search.plan.max_rank),
+        budget=budget,
+        log_density=log_density,
+    )
 
 
 def _spread(search: Search, chart: Chart) -> Tensor:

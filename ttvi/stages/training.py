@@ -79,7 +79,7 @@ def train_in(
 def trial(search: Search, candidate: Candidate) -> Candidate | None:
     """A train of small rank in the chart of a candidate."""
     trained = train_in(
-        search, candidate.chart, _population(search, candidate), tol=TRIAL_TOL, max_rank=TRIAL_RANK,
+        search, candidate.chart, _population(search, candidate), tol=TRIAL_TOL, max_rank=min(TRIAL_RANK, search.plan.max_rank),
         budget=search.plan.trial(search.coordinates.dim),
     )  # fmt: skip
     if trained is not None:
