@@ -19,6 +19,7 @@ __all__ = ["GEOMETRIES", "Candidate", "charts", "in_chart", "look", "triangular"
 
 GEOMETRIES = ("auto", "axis", "whitened", "triangular", "atlas")
 MOST_WHITENED = 512
+NARROW = 0.05  # share of the draws of a product with some column far out, where a flow starts from it
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,20 @@ class Candidate:
         density: in its working coordinates.
         assessment: weighted draws, in working coordinates.
         kind: "product" or "train".
+        points: in ``t``, that a product was made from, shape (N, m); none for a train.
     """
 
     chart: Chart
     density: Any
     assessment: Assessment
     kind: str
+    points: Tensor | None = None
+
+    def with_narrow_tails(self) -> Any:
+        """The product again for a flow to start from: what a safe one spends far out would only cost there."""
+        if self.points is None:
+            return self.density
+        return product_density(self.chart, self.chart.from_t(self.points)[0], safe=NARROW)
 
     @property
     def label(self) -> str:
@@ -115,4 +124,4 @@ def triangular(coordinates: Coordinates, points: Tensor) -> Chart:
 def look(target: Pullback, chart: Chart, points: Tensor, count: int, generator: torch.Generator) -> Candidate:
     """The product density of a chart and its weights; ``count`` evaluations."""
     density = product_density(chart, chart.from_t(points)[0])
-    return Candidate(chart, density, assess(density, in_chart(target, chart), count, generator), "product")
+    return Candidate(chart, density, assess(density, in_chart(target, chart), count, generator), "product", points)

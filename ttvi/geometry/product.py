@@ -22,14 +22,15 @@ MOST_POINTS = 4096
 NARROWEST_ANGLE = 0.1  # radians: what so many nodes can show
 
 
-def product_density(chart: Chart, w: Tensor) -> TTDensity:
+def product_density(chart: Chart, w: Tensor, *, safe: float = SAFE_SHARE) -> TTDensity:
     """Independent columns, each a kernel estimate of its marginal with a share of a wider density mixed in.
 
     Costs no evaluation. Where a chart makes the columns nearly independent it is already a good approximation.
 
     Args:
         chart: the chart.
-        w: points in its working coordinates, shape (N, m), N at least two; the first 2048 are used.
+        w: points in its working coordinates, shape (N, m), N at least two; the first 4096 are used.
+        safe: share of the draws that have some column from its wider density.
 
     Returns:
         A density of the working coordinates, of ranks one.
@@ -49,20 +50,20 @@ def product_density(chart: Chart, w: Tensor) -> TTDensity:
     """
     w = w[:MOST_POINTS]
     stretched = ~chart.stretch.fixed & ~chart.stretch.native
-    safe = min(0.1, SAFE_SHARE / chart.dim)
+    share = min(0.1, safe / chart.dim)
     cores: list[Tensor] = []
     bases: list[Basis] = []
     for k, basis in enumerate(chart.bases()):
         sized = basis if isinstance(basis, Categorical) else basis.with_size(NODES)
         nodes, weights = sized.nodes(dtype=w.dtype, device=w.device), sized.weights(dtype=w.dtype, device=w.device)
         if isinstance(basis, Categorical):
-            marginal = _histogram(w[:, k], len(nodes), safe)
+            marginal = _histogram(w[:, k], len(nodes), share)
         elif bool(stretched[k]):
-            marginal = _on_the_line(w[:, k], nodes, safe)
+            marginal = _on_the_line(w[:, k], nodes, share)
         elif isinstance(basis, Fourier):
-            marginal = _on_the_circle(w[:, k], nodes, basis.upper - basis.lower, safe)
+            marginal = _on_the_circle(w[:, k], nodes, basis.upper - basis.lower, share)
         else:
-            marginal = _on_the_interval(w[:, k], nodes, safe)
+            marginal = _on_the_interval(w[:, k], nodes, share)
         cores.append((marginal * weights).sqrt().view(1, -1, 1))
         bases.append(sized)
     return TTDensity(TensorTrain(cores, w.new_zeros(())), bases)

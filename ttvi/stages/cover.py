@@ -43,7 +43,7 @@ def cover(search: Search, fitted: Fitted) -> Fitted:
         rank = min(search.plan.max_rank, max(RANKS[0], *fitted.candidate.density.train.ranks))
         left = search.left(0.5)
         again = train_in(
-            search, fitted.candidate.chart, points, tol=search.plan.tol, max_rank=rank,
+            search, fitted.candidate.chart, torch.cat([points, search.cloud.points]), tol=search.plan.tol, max_rank=rank,
             budget=MOST_PER_TRAIN if left is None else left,
         )  # fmt: skip
         if again is None:

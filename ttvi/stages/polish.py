@@ -86,12 +86,11 @@ def _bases(search: Search, fitted: Fitted) -> list[Candidate]:
 def _starts(search: Search, candidate: Candidate) -> list[_Start]:
     """In the columns of the chart; and, where it mixes them, after the mixing: a lattice is local in its own sites alone."""
     chart, coordinates = candidate.chart, search.coordinates
-    starts = [
-        _Start(candidate, StretchedDensity(candidate.density, chart.stretch), chart.unstretched(), "before the mixing")
-    ]
+    density = candidate.with_narrow_tails()
+    starts = [_Start(candidate, StretchedDensity(density, chart.stretch), chart.unstretched(), "before the mixing")]
     if chart.axis_aligned or not bool(coordinates.line.all()):
         return starts
-    base = ChartDensity(candidate.density, replace(chart, coordinates=Coordinates(Support.parse(dim=chart.dim))))
+    base = ChartDensity(density, replace(chart, coordinates=Coordinates(Support.parse(dim=chart.dim))))
     return [*starts, _Start(candidate, base, Chart.identity(coordinates, label=chart.label), "after the mixing")]
 
 

@@ -23,10 +23,12 @@ __all__ = ["raise_ranks", "train", "train_in", "trial", "worth_more"]
 TRIAL_RANK = 8
 TRIAL_TOL = 0.1
 GAIN = 1.1  # of the effective share that the next rank must bring
+LESS_ERROR = 0.8  # or of the error of the train: an effective share may hang on one draw
 NODES_EXPECTED = 20
 MOST_EVALUATIONS = 12_000_000
 MOST_RANK = 40  # that the curvature may ask for
 LEAST_EVALUATIONS = 50
+CONSIDERED = 2048  # points among which those far apart are looked for
 INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
 FEW_COORDINATES = 12
 MANY_COORDINATES = 40
@@ -61,7 +63,8 @@ def train_in(
     if budget < LEAST_EVALUATIONS:
         return None
     known = search.cloud.modes[: INITIAL // 4 if log_density is None else 0]  # other maxima are nothing to one region
-    init = chart.from_t(torch.cat([points[:INITIAL], known]))[0]
+    found = chart.from_t(points)[0]
+    init = torch.cat([far_apart(found[torch.isfinite(found).all(1)], INITIAL), chart.from_t(known)[0]])
     init = init[torch.isfinite(init).all(1)]
     try:
         with warnings.catch_warnings():
@@ -74,6 +77,30 @@ def train_in(
     except (BudgetExhausted, EvaluationError, torch.linalg.LinAlgError) as failure:
         search.notes.append(f"{chart.label} train failed: {failure}")
         return None
+
+
+def far_apart(points: Tensor, count: int) -> Tensor:
+    """Half of so many points are the first ones, half far from each other: the thin end of a bent density is among these.
+
+    Args:
+        points: shape (N, m).
+        count: how many; all of them where there are no more.
+
+    References:
+        Gonzalez, Clustering to minimize the maximum intercluster distance (1985).
+
+    >>> far_apart(torch.tensor([[0.0], [0.1], [0.2], [0.3], [5.0]]), 2).tolist()
+    [[0.0], [5.0]]
+    """
+    if len(points) <= count:
+        return points
+    chosen = list(range(count - count // 2))
+    scaled = points[:CONSIDERED] / points.std(0).clamp_min(1e-12)
+    distance = torch.cdist(scaled, scaled[chosen]).amin(1)
+    while len(chosen) < count:
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (scaled - scaled[chosen[-1]]).norm(dim=1))
+    return points[chosen]
 
 
 def trial(search: Search, candidate: Candidate) -> Candidate | None:
@@ -111,7 +138,7 @@ def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
         return best
     known = {rival.chart.label for rival in rivals}
     others = {c.chart.label: c for c in sorted(search.seen, key=merit) if c.chart.label not in known}
-    return max([best, *(_raised(search, other, RANKS[:2]) for other in others.values())], key=lambda f: f.ess)
+    return max([best, *(_raised(search, other, RANKS[:3]) for other in others.values())], key=lambda f: f.ess)
 
 
 def _rivals(search: Search, chosen: Candidate) -> list[Candidate]:
@@ -142,6 +169,7 @@ def raise_ranks(search: Search, fitted: Fitted) -> Fitted:
 def _raised(search: Search, best: Candidate, ranks: Sequence[int]) -> Fitted:
     """Raise the ranks in the chart of a candidate while that pays."""
     result = best
+    error = math.inf if best.kind == "product" else float(best.density.info.error)
     with search.account.stage("train"):
         for rank in sorted({min(r, search.plan.max_rank) for r in ranks}):
             if result is not best and (_status(result) == "converged" or not _affordable(best.chart, rank)):
@@ -159,7 +187,9 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int]) -> Fitted:
                 result = trained
             if _status(trained) != "rank-limited":
                 break
-            if trained.assessment.ess >= ENOUGH or (rank > RANKS[0] and trained.assessment.ess < GAIN * before):
+            error, last = float(trained.density.info.error), error
+            gained = trained.assessment.ess >= GAIN * before or error < LESS_ERROR * last
+            if trained.assessment.ess >= ENOUGH or (rank > RANKS[0] and not gained):
                 break
     return Fitted.of(result)
 

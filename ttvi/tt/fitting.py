@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from .canonical import orthogonalize
 from .cross import CrossResult, cross_density, effective_fraction
 from .report import CrossInfo, SweepRecord
 from .request import CHECK_DRAWS, Fit, Request, accounted, judged, nearest_indices
-from .slices import SLICE_TOL, WALKERS, pilot_bases, sized_bases
+from .slices import SLICE_SIZES, SLICE_TOL, WALKERS, pilot_bases, sized_bases
 from .squared import SquaredTrain
 from .sweep import CrossState
 from .train import TensorTrain
@@ -26,6 +27,10 @@ from .train import TensorTrain
 __all__ = ["fit_density"]
 
 PILOT_TOL = 0.2
+MOST_NAMED = 16  # given points that become walkers
+SHARE_OF_SLICES = 0.05  # of the budget
+WORST = 8  # draws through which slices are laid again
+GROWTH = 1.2  # of a size, less of which is not worth another train
 
 
 def fit_density(log_density: LogDensity, bases: Sequence[Basis], **arguments: object) -> Fit:
@@ -36,11 +41,37 @@ def fit_density(log_density: LogDensity, bases: Sequence[Basis], **arguments: ob
 
 def _fit(request: Request, log_density: LogDensity, sources: list[GridFunction]) -> Fit:
     """Sizes, cross approximation, validation. Every grid is entered in ``sources`` before it is paid for."""
-    sized = request.bases
-    warm: CrossState | None = None
-    history: tuple[SweepRecord, ...] = ()
-    if any(basis.size is None for basis in sized):
-        sized, warm, history = _choose_sizes(request, log_density, sources)
+    if all(basis.size is not None for basis in request.bases):
+        return _on_grid(request, log_density, sources, request.bases, None, ()).fit
+    sized, warm, history = _choose_sizes(request, log_density, sources)
+    first = _on_grid(request, log_density, sources, sized, warm, history)
+    larger = _larger_sizes(request, first) if first.fit[2].status == "basis-limited" else None
+    if larger is None:
+        return first.fit
+    warm = _moved(first.result.state, first.grid, request, larger)
+    second = _on_grid(request, log_density, sources, larger, warm, first.fit[2].history)
+    return second.fit if second.fit[2].error < first.fit[2].error else first.fit
+
+
+class _Attempt(NamedTuple):
+    """One cross approximation on one grid: what it gave, where, and the draws that were looked at between the nodes."""
+
+    fit: Fit
+    grid: GridFunction
+    result: CrossResult
+    draws: Tensor
+    log_weights: Tensor
+
+
+def _on_grid(
+    request: Request,
+    log_density: LogDensity,
+    sources: list[GridFunction],
+    sized: tuple[Basis, ...],
+    warm: CrossState | None,
+    history: tuple[SweepRecord, ...],
+) -> _Attempt:
+    """Cross approximation in bases of given sizes with what is left of the budget, and its error between the nodes."""
     spent = sum(source.num_evaluations for source in sources)
     left = None if request.budget is None else request.budget - spent
     checks = CHECK_DRAWS if left is None else min(CHECK_DRAWS, left // 10)
@@ -58,8 +89,24 @@ def _fit(request: Request, log_density: LogDensity, sources: list[GridFunction])
         caller="fit",
     )
     grid.budget = left
-    train, info = _check_between_nodes(request, sized, grid, result, checks)
-    return train, sized, info.replace(history=(*history, *info.history))
+    train, info, draws, log_weights = _check_between_nodes(request, sized, grid, result, checks)
+    return _Attempt((train, sized, info.replace(history=(*history, *info.history))), grid, result, draws, log_weights)
+
+
+def _larger_sizes(request: Request, attempt: _Attempt) -> tuple[Basis, ...] | None:
+    """Sizes from slices through the draws of the largest errors; None where they ask for no more, or nothing is left.
+
+    A few walkers do not see the sharpest slice of a density that bends; the weights of draws between the nodes do.
+    """
+    _, sized, _ = attempt.fit
+    error = (0.5 * attempt.log_weights).exp().sub(1).abs()
+    worst = attempt.draws[torch.where(torch.isfinite(error), error, 0.0).topk(min(WORST, len(error))).indices]
+    tolerance = SLICE_TOL * request.options.tol / math.sqrt(len(sized))
+    wanted = sized_bases(request.bases, attempt.grid, worst.clone(), tolerance, request.generator, root_density)
+    pairs = list(zip(sized, wanted, strict=True))
+    if all((new.size or 0) <= GROWTH * (old.size or 0) for old, new in pairs):
+        return None
+    return tuple(new if (new.size or 0) > (old.size or 0) else old for old, new in pairs)
 
 
 def _reference(bases: Sequence[Basis], nodes: Sequence[Tensor]) -> list[Tensor]:
@@ -72,18 +119,19 @@ def _reference(bases: Sequence[Basis], nodes: Sequence[Tensor]) -> list[Tensor]:
 
 def _check_between_nodes(
     request: Request, bases: tuple[Basis, ...], grid: GridFunction, result: CrossResult, count: int
-) -> tuple[TensorTrain, CrossInfo]:
+) -> tuple[TensorTrain, CrossInfo, Tensor, Tensor]:
     """Importance weights of exact draws: the error off the grid, and the evidence if the ladder was not climbed."""
     train, info = result.train, result.info
     square = SquaredTrain(train, bases, True)
+    nothing = grid.nodes[0].new_zeros(0, len(bases))
     if count < 1:
-        return train, info
+        return train, info, nothing, nothing.sum(1)
     x = square.sample(count, request.generator)
     log_square = square.log_square(x)[:, 0]
     try:
         values = grid.off_grid(x[:, 0])
     except BudgetExhausted:
-        return train, info
+        return train, info, nothing, nothing.sum(1)
     log_weights = values - log_square
     error = float((0.5 * log_weights).exp().sub(1).square().mean().sqrt())
     info = info.replace(ess=effective_fraction(log_weights))
@@ -91,8 +139,8 @@ def _check_between_nodes(
         correction = torch.logsumexp(log_weights, 0) - math.log(count)
         if bool(torch.isfinite(correction)):
             train = TensorTrain(train.cores, train.log_scale + 0.5 * correction)
-        return train, info.replace(error=error)
-    return train, judged(info, error, request.options.tol)
+        return train, info.replace(error=error), x[:, 0], log_weights
+    return train, judged(info, error, request.options.tol), x[:, 0], log_weights
 
 
 def _choose_sizes(
@@ -120,15 +168,27 @@ def _choose_sizes(
         caller="fit",
     )
     drawn, _ = sample_indices(orthogonalize(result.train), WALKERS, generator=request.generator)
-    # The pilot may be blind to a narrow mode that was named.
-    walkers = torch.cat([request.init_points[:WALKERS], grid.coordinates(drawn)])
+    # The pilot may be blind to a narrow mode that was named, or to the narrow end of a bent one.
+    walkers = torch.cat([request.init_points[: _named_walkers(request)], grid.coordinates(drawn)])
     tolerance = SLICE_TOL * request.options.tol / math.sqrt(len(request.bases))
     sized = sized_bases(request.bases, grid, walkers, tolerance, request.generator, root_density)
-    nodes = [basis.nodes(dtype=request.dtype, device=request.device) for basis in sized]
     grid.budget = None
-    pivots = _transfer_pivots(result.state, grid.nodes, nodes)
-    warm = pivots if all(len(s) for s in pivots.right[1:]) else None  # the budget ended before one sweep each way
-    return sized, warm, result.info.history
+    return sized, _moved(result.state, grid, request, sized), result.info.history
+
+
+def _moved(state: CrossState, grid: GridFunction, request: Request, sized: Sequence[Basis]) -> CrossState | None:
+    """Pivots to start from in bases of other sizes; None where the budget ended before one sweep each way."""
+    nodes = [basis.nodes(dtype=request.dtype, device=request.device) for basis in sized]
+    pivots = _transfer_pivots(state, grid.nodes, nodes)
+    return pivots if all(len(s) for s in pivots.right[1:]) else None
+
+
+def _named_walkers(request: Request) -> int:
+    """How many of the points that were given slices are laid through: as many as a small share of the budget pays for."""
+    if request.budget is None:
+        return MOST_NAMED
+    price = 2 * SLICE_SIZES[1] * len(request.bases)  # two passes
+    return int(min(MOST_NAMED, max(WALKERS, SHARE_OF_SLICES * request.budget / price)))
 
 
 def root_density(values: Tensor) -> Tensor:
