@@ -44,6 +44,11 @@ def two_modes(x):
     return torch.logsumexp(torch.stack(parts), 0)
 
 
+def scale_parameter(x):
+    """log x ~ logistic, so that x has the density of an odds; x1 ~ N(0, 1). log Z = log √(2π)."""
+    return -2 * torch.log1p(x[:, 0]) - 0.5 * x[:, 1] ** 2
+
+
 # -- right answers --------------------------------------------------------------------------------------------
 
 
@@ -65,6 +70,14 @@ def test_evidence_in_closed_form(function, dim, log_evidence):
     assert value == pytest.approx(log_evidence, abs=max(5e-3, 4 * error))
     assert posterior.diagnostics.ess > 0.9
     assert posterior.verdict.level == "good"
+
+
+def test_no_draw_is_thrown_far_out():
+    posterior = ttvi.fit(scale_parameter, support=[ttvi.positive, ttvi.real], seed=0)
+    assert posterior.log_evidence[0] == pytest.approx(0.5 * LOG_2PI, abs=0.01)
+    draws = posterior.sample((20_000,), generator=torch.Generator().manual_seed(0))
+    assert float(draws[:, 1].abs().max()) < 15
+    assert float(draws[:, 0].log().abs().max()) < 40  # the exact law has its largest of so many near 10
 
 
 def test_two_modes_weigh_the_same():

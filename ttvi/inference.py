@@ -25,7 +25,8 @@ from .stages.plan import Plan
 from .stages.polish import polish
 from .stages.regions import split, split_if_better
 from .stages.search import Fitted, Search
-from .stages.training import raise_ranks, train, worth_more
+from .stages.tighten import tighten
+from .stages.training import raise_ranks, sharpen, train, worth_more
 from .target import Target
 from .tt.arguments import seeded
 from .verdict import Diagnostics
@@ -137,11 +138,13 @@ def _approximate(search: Search, target: Target) -> Fitted:
         best = split_if_better(search, best)
     if worth_more(search, best):
         best = raise_ranks(search, best)
+    best = sharpen(search, best)
     best = cover(search, best)
     if search.plan.geometry == "auto":
         best = bridge_if_better(search, best)
     if search.plan.flow:
         best = polish(search, best)
+    best = tighten(search, best)
     return safeguard(search, best)
 
 

@@ -14,6 +14,8 @@ from ..diagnostics import effective_sample_size, log_evidence, pareto_k
 
 __all__ = ["Assessment", "assess"]
 
+WORST = 100.0  # nats that one draw may cost
+
 
 @dataclass(frozen=True)
 class Assessment:
@@ -58,6 +60,11 @@ class Assessment:
             points, log_weights, effective_sample_size(log_weights), log_evidence(log_weights)[0],
             float(ordered.mean()), pareto_k(log_weights),
         )  # fmt: skip
+
+    @property
+    def divergence(self) -> float:
+        """KL(q ‖ p) in nats: of all the draws, those of no density with so many nats that one of them in a thousand counts."""
+        return self.log_evidence - float(self.log_weights.clamp_min(self.log_evidence - WORST).mean())
 
     def population(self, count: int, generator: torch.Generator, *, least: float = 300.0) -> tuple[Tensor, float]:
         """Resampled points, with the weights flattened to a power that keeps ``least`` of them effective.

@@ -41,7 +41,7 @@ class Candidate:
     points: Tensor | None = None
 
     def with_narrow_tails(self) -> Any:
-        """The product again for a flow to start from: what a safe one spends far out would only cost there."""
+        """The product again for a flow to start from, or to mix in: what a safe one spends far out would only cost there."""
         if self.points is None:
             return self.density
         return product_density(self.chart, self.chart.from_t(self.points)[0], safe=NARROW)

@@ -59,7 +59,7 @@ def product_density(chart: Chart, w: Tensor, *, safe: float = SAFE_SHARE) -> TTD
         if isinstance(basis, Categorical):
             marginal = _histogram(w[:, k], len(nodes), share)
         elif bool(stretched[k]):
-            marginal = _on_the_line(w[:, k], nodes, share)
+            marginal = _on_the_line(w[:, k], nodes, share, curved=bool(chart.stretch.exponents[k] > 0))
         elif isinstance(basis, Fourier):
             marginal = _on_the_circle(w[:, k], nodes, basis.upper - basis.lower, share)
         else:
@@ -74,7 +74,7 @@ def _bandwidth(spread: Tensor, count: int) -> Tensor:
     return (0.9 * spread * count**-0.2).clamp_min(1e-3)
 
 
-def _on_the_line(column: Tensor, nodes: Tensor, share: float) -> Tensor:
+def _on_the_line(column: Tensor, nodes: Tensor, share: float, *, curved: bool) -> Tensor:
     """In the variable v, in which a standard normal is expected, times dv/dw."""
 
     def line(w: Tensor) -> Tensor:
@@ -87,8 +87,10 @@ def _on_the_line(column: Tensor, nodes: Tensor, share: float) -> Tensor:
     v = v.mean() + (v - v.mean()) * (1 - (width / v.std().clamp_min(1e-3)).square()).clamp_min(0.0).sqrt()
     kernel = torch.exp(-0.5 * ((x[:, None] - v[None]) / width).square()).mean(1) / (width * math.sqrt(2 * math.pi))
     spread = SAFE_WIDTH * v.std().clamp_min(1e-3)
-    # Student with four degrees of freedom: its square root is still smooth in w.
-    safe = 0.375 / spread * (1 + ((x - v.mean()) / spread).square() / 4) ** -2.5
+    far = (x - v.mean()) / spread
+    # Student with four degrees of freedom: its square root is still smooth in w. Heavy tails are in the sinh already.
+    safe = torch.exp(-0.5 * far.square()) / math.sqrt(2 * math.pi) if curved else 0.375 * (1 + far.square() / 4) ** -2.5
+    safe = safe / spread
     slope = WIDTH * ((1 - nodes) * (1 + nodes)) ** -1.5
     return ((1 - share) * kernel + share * safe) * slope
 

@@ -69,7 +69,7 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     own = fitted.candidate.assessment
     share = _harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo)))
     mixture = Atlas(
-        [fitted.density, ChartDensity(products[0].density, chart)],
+        [fitted.density, ChartDensity(products[0].with_narrow_tails(), chart)],
         torch.tensor([1 - share, share], dtype=torch.float64).log(),
     )
     try:

@@ -29,7 +29,8 @@ __all__ = ["fit_density"]
 PILOT_TOL = 0.2
 MOST_NAMED = 16  # given points that become walkers
 SHARE_OF_SLICES = 0.05  # of the budget
-WORST = 8  # draws through which slices are laid again
+RESIZED = 2  # times that sizes are chosen again
+WORST = 16  # draws through which slices are laid then
 GROWTH = 1.2  # of a size, less of which is not worth another train
 
 
@@ -44,13 +45,17 @@ def _fit(request: Request, log_density: LogDensity, sources: list[GridFunction])
     if all(basis.size is not None for basis in request.bases):
         return _on_grid(request, log_density, sources, request.bases, None, ()).fit
     sized, warm, history = _choose_sizes(request, log_density, sources)
-    first = _on_grid(request, log_density, sources, sized, warm, history)
-    larger = _larger_sizes(request, first) if first.fit[2].status == "basis-limited" else None
-    if larger is None:
-        return first.fit
-    warm = _moved(first.result.state, first.grid, request, larger)
-    second = _on_grid(request, log_density, sources, larger, warm, first.fit[2].history)
-    return second.fit if second.fit[2].error < first.fit[2].error else first.fit
+    best = _on_grid(request, log_density, sources, sized, warm, history)
+    for _ in range(RESIZED):
+        larger = _larger_sizes(request, best) if best.fit[2].status == "basis-limited" else None
+        if larger is None:
+            break
+        warm = _moved(best.result.state, best.grid, request, larger)
+        again = _on_grid(request, log_density, sources, larger, warm, best.fit[2].history)
+        if not again.fit[2].error < best.fit[2].error:
+            break
+        best = again
+    return best.fit
 
 
 class _Attempt(NamedTuple):

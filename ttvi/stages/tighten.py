@@ -1,0 +1,48 @@
+"""The far ends of a train cut off, where its error is all there is."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import BudgetExhausted
+from ..geometry.assessment import assess
+from ..geometry.candidates import Candidate, in_chart
+from ..geometry.truncation import bounds_of_mass, truncated
+from ..tt.density import TTDensity
+from .search import Fitted, Search
+
+__all__ = ["tighten"]
+
+EFFECTIVE = 500  # draws and more, by whose weights the ends are found
+LOST = 0.02  # of the effective share that may get lost by it, which is within its noise
+
+
+def tighten(search: Search, fitted: Fitted) -> Fitted:
+    """Cut the columns of a train off where neither weighted draws nor the population go.
+
+    A train is wrong by its tolerance anywhere, so that a few of ten thousand draws lie far out on the line: by their
+    weights they are nothing, but a plain mean over draws of a scale parameter is ruined by one. What the cut may take from
+    the target, the product that the answer is mixed with gives back.
+    """
+    candidate = fitted.candidate
+    if candidate is None or candidate.kind != "train" or not isinstance(candidate.density, TTDensity):
+        return fitted
+    a, chart = candidate.assessment, candidate.chart
+    if a.ess * len(a.points) < EFFECTIVE:
+        return fitted
+    population = chart.from_t(search.cloud.points)[0]
+    population = population[torch.isfinite(population).all(1)] if search.cloud.beta == 1 else population[:0]
+    share = a.log_weights.logsumexp(0) - torch.tensor(float(max(1, len(population)))).log()
+    log_weights = torch.cat([a.log_weights, share.expand(len(population))])
+    lower, upper = bounds_of_mass(chart.stretch, torch.cat([a.points, population]), log_weights)
+    density = truncated(candidate.density, lower, upper)
+    try:
+        with search.account.stage("train"):
+            seen = assess(density, in_chart(search.target, chart), search.plan.checks, search.generator)
+    except BudgetExhausted:
+        return fitted
+    if seen.ess < (1 - LOST) * a.ess:
+        return fitted
+    cut = Candidate(chart, density, seen, "train")
+    search.record(cut)
+    return Fitted.of(cut)
