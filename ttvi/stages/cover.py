@@ -24,6 +24,7 @@ SAFETY = 0.02
 COST = 0.005  # nats of KL(q ‖ p) that a product may add
 COST_SHARE = 0.2  # of those of the train itself, if that is more
 GUARD_ESS = 0.05
+WHOLE = 0.01  # share of the draws that a train keeps without the cut of its far ends
 WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 
 
@@ -64,20 +65,23 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
         return fitted
     chart = fitted.candidate.chart
     products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
-    if not products:
+    parts, shares = [fitted.density], []
+    if fitted.uncut is not None:
+        parts.append(fitted.uncut)
+        shares.append(WHOLE)
+    if products:
+        own = fitted.candidate.assessment
+        parts.append(ChartDensity(products[0].with_narrow_tails(), chart))
+        shares.append(_harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo))))
+        search.notes.append(f"a product density takes {shares[-1]:.2%} of the draws, to bound the weights")
+    if not shares:
         return fitted
-    own = fitted.candidate.assessment
-    share = _harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo)))
-    mixture = Atlas(
-        [fitted.density, ChartDensity(products[0].with_narrow_tails(), chart)],
-        torch.tensor([1 - share, share], dtype=torch.float64).log(),
-    )
+    mixture = Atlas(parts, torch.tensor([1 - sum(shares), *shares], dtype=torch.float64).log())
     try:
         with search.account.stage("train"):
             seen = search.weigh(mixture)
     except BudgetExhausted:
         return fitted
-    search.notes.append(f"a product density takes {share:.2%} of the draws, to bound the weights")
     return Fitted(mixture, seen.ess, seen.elbo, fitted.label, fitted.train, fitted.candidate)
 
 

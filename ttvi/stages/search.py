@@ -32,6 +32,7 @@ class Fitted:
         label: in words.
         train: the train behind it, if there is one.
         candidate: the chart and train that it is, or that a mixture is made around; None for an atlas or a flow.
+        uncut: what its far ends were cut off from, of ``x``; None if nothing was.
     """
 
     density: Any
@@ -40,6 +41,7 @@ class Fitted:
     label: str
     train: TTDensity | None = None
     candidate: Candidate | None = None
+    uncut: Any = None
 
     @classmethod
     def of(cls, candidate: Candidate) -> Fitted:

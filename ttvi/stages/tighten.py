@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..errors import BudgetExhausted
@@ -22,7 +24,7 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
 
     A train is wrong by its tolerance anywhere, so that a few of ten thousand draws lie far out on the line: by their
     weights they are nothing, but a plain mean over draws of a scale parameter is ruined by one. What the cut may take from
-    the target, the product that the answer is mixed with gives back.
+    the target, a small share of the whole train gives back.
     """
     candidate = fitted.candidate
     if candidate is None or candidate.kind != "train" or not isinstance(candidate.density, TTDensity):
@@ -45,4 +47,4 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
         return fitted
     cut = Candidate(chart, density, seen, "train")
     search.record(cut)
-    return Fitted.of(cut)
+    return replace(Fitted.of(cut), uncut=fitted.density)
