@@ -617,5 +617,5 @@ def test_sizes_are_chosen_again_where_the_ridge_narrows():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fits = [TTDensity.fit(ridge, bases, tol=1e-2, max_rank=200, seed=seed) for seed in range(6)]
-    assert sorted(fit.info.error for fit in fits)[3] < 0.03  # a median of 0.08 with sizes chosen once
+    assert sorted(fit.info.error for fit in fits)[3] < 0.03  # 0.12 with sizes chosen once
     assert sum(fit.info.status == "converged" for fit in fits) >= 4
