@@ -21,6 +21,7 @@ from .stages.choose import choose
 from .stages.cover import cover, safeguard
 from .stages.equilibrate import equilibrate
 from .stages.explore import explore, fallback
+from .stages.nest import nest
 from .stages.plan import Plan
 from .stages.polish import polish
 from .stages.regions import split, split_if_better
@@ -130,6 +131,7 @@ def _approximate(search: Search, target: Target) -> Fitted:
         if search.plan.geometry == "atlas" and (atlas := split(search)) is not None:
             return atlas
         equilibrate(search)
+        nest(search)
         chosen = choose(search)
     except BudgetExhausted:
         return fallback(search)

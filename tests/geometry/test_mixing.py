@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from ttvi.geometry.chart import Chart
+from ttvi.geometry.conditional import ConditionallyAffine
 from ttvi.geometry.coordinates import Coordinates
 from ttvi.geometry.density import ChartDensity
-from ttvi.geometry.mixing import Affine, Scaled, Triangular, mixing_from_record
+from ttvi.geometry.mixing import Affine, Scaled, Triangular
+from ttvi.geometry.mixing_record import mixing_from_record
 from ttvi.geometry.product import product_density
 from ttvi.geometry.regression import fit_row
 from ttvi.supports import Support
@@ -44,7 +46,16 @@ def triangular():
     )  # fmt: skip
 
 
-TABLE = {"scaled": scaled, "affine": affine, "triangular": triangular}
+def conditional():
+    """Two leading coordinates on a grid of five by seven nodes that most points fall into; a tie between the other two."""
+    return ConditionallyAffine(
+        torch.tensor([2, 0, 3, 1]), normal(2, at=1), normal(2, at=2).exp(), torch.tensor([-2.0, -3.0]).double(),
+        torch.tensor([1.0, 0.9]).double(), torch.tensor([5, 7]), normal(35, 2, at=3), 0.3 * normal(35, 2, at=4),
+        torch.tensor([[1, 0]]), normal(35, 1, at=5),
+    )  # fmt: skip
+
+
+TABLE = {"scaled": scaled, "affine": affine, "triangular": triangular, "conditional": conditional}
 
 
 @pytest.mark.parametrize("name", TABLE)

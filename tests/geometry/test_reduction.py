@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ttvi.geometry.chart import Chart
+from ttvi.geometry.conditional import ConditionallyAffine
 from ttvi.geometry.coordinates import Coordinates
 from ttvi.geometry.density import ChartDensity
 from ttvi.geometry.mixing import Triangular
@@ -101,3 +102,52 @@ def test_a_coordinate_that_nobody_needs_may_go(density: ChartDensity) -> None:
     loose = Triangular(**{**loose.tensors(), "hinges": mixing.hinges[:1], "hinge_weights": mixing.hinge_weights[:1]})
     assert reduced(loose, torch.tensor([0, 2])) is not None
     assert reduced(loose, torch.tensor([1, 2])) is None
+
+
+@pytest.fixture(scope="module")
+def hierarchy() -> ChartDensity:
+    """Coordinates 2 and 0 lead; 1 and 3 are Gaussian given them, 3 tied to 1."""
+    nodes = torch.cartesian_prod(*(torch.linspace(-4, 4, 9, dtype=torch.float64),) * 2)
+    both = torch.stack([nodes[:, 0], nodes[:, 1].sin()], 1)
+    mixing = ConditionallyAffine(
+        torch.tensor([2, 0, 1, 3]), torch.tensor([0.5, -1.0]).double(), torch.tensor([1.0, 0.7]).double(),
+        torch.tensor([-4.0, -4.0]).double(), torch.tensor([1.0, 1.0]).double(), torch.tensor([9, 9]),
+        both, -0.3 * both.flip(1), torch.tensor([[1, 0]]), 0.5 + 0.2 * both[:, :1],
+    )  # fmt: skip
+    flat = torch.zeros(4, dtype=torch.bool)
+    stretch = Stretch(torch.zeros(4).double(), flat, flat)
+    chart = Chart(Coordinates(Support.parse(dim=4)), mixing, stretch, mixing.order, "nested")
+
+    def log_density(w: torch.Tensor) -> torch.Tensor:
+        s, slope = chart.stretch.forward(w)
+        return -0.5 * s.square().sum(1) - 0.3 * s[:, 0] * s[:, 2] - 0.2 * s[:, 2] * s[:, 3] + slope.sum(1)
+
+    return ChartDensity(TTDensity.fit(log_density, chart.bases(), tol=1e-6, seed=0), chart)
+
+
+@pytest.mark.parametrize("kept", [[0, 2], [2], [0, 1, 2]])
+def test_marginals_of_leading_coordinates_and_of_rows_tied_to_these_are_exact(hierarchy, kept):
+    """One coordinate fewer is one integral: against the trapezoidal rule."""
+    bigger = hierarchy if len(kept) == 3 else hierarchy.marginal([0, 1, 2] if len(kept) == 2 else [0, 2])
+    dropped = {3: 3, 2: 1, 1: 0}[len(kept)]
+    x = points(4, len(kept))
+    expected = integral(bigger.log_prob, x, dropped).log()
+    torch.testing.assert_close(hierarchy.marginal(kept).log_prob(x), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("known", [[0, 2], [0], [2], [0, 1, 2]])
+def test_conditionals_given_leading_coordinates_are_the_joint_over_its_integral(hierarchy, known):
+    x = points(6, 4)
+    x[:, known] = x[0, known]
+    rest = [k for k in range(4) if k not in known]
+    found = hierarchy.condition({k: float(x[0, k]) for k in known}).log_prob(x[:, rest])
+    joint = hierarchy.log_prob(x)
+    torch.testing.assert_close(found - found[0], joint - joint[0], rtol=1e-6, atol=1e-6)
+
+
+def test_what_needs_a_coordinate_that_is_gone_is_refused(hierarchy):
+    mixing = hierarchy.chart.mixing
+    assert reduced(mixing, torch.tensor([0, 1, 3])) is None  # 3 is tied to 1
+    assert reduced(mixing, torch.tensor([0, 2])) is None  # one leading coordinate alone does not carry the rest
+    assert reduced(mixing, torch.tensor([1, 2, 3]), torch.zeros(4).double()) is not None
+    assert reduced(mixing, torch.tensor([0, 1, 2]), torch.zeros(4).double()) is None  # what is known depends on 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..supports import Circle, Support
 from ..tt.basis import Basis, Categorical, Fourier, Legendre
+from .conditional import ConditionallyAffine
 from .coordinates import Coordinates
 from .interval import from_line
 from .mixing import Affine, Mixing, Scaled, Triangular
@@ -164,6 +165,20 @@ class Chart:
         moved = torch.where(constant, shift * mixing.log_intercept.exp(), 0.0)
         mixing = replace(mixing, intercept=mixing.intercept + moved, log_intercept=mixing.log_intercept + scale.log())
         return cls(coordinates, mixing, Stretch(tau, torch.zeros_like(line), ~line), order, label), score
+
+    @classmethod
+    def conditional(cls, coordinates: Coordinates, mixing: ConditionallyAffine, points: Tensor, *, label: str) -> Chart:
+        """The others given a few, every column with its own scale and tails from draws.
+
+        Args:
+            coordinates: the coordinates, all of them lines.
+            mixing: the map.
+            points: draws ``t``, shape (N, m).
+            label: in words.
+        """
+        loc, scale, tau = tail_exponent(mixing.inverse(points)[0])
+        plain = torch.zeros_like(tau).bool()
+        return cls(coordinates, mixing.standardised(loc, scale), Stretch(tau, plain, plain), mixing.order, label)
 
     @classmethod
     def identity(cls, coordinates: Coordinates, *, label: str) -> Chart:

@@ -18,7 +18,7 @@ from ..tt.basis import Basis
 from .chart import Chart
 from .composed import Composed
 from .coordinates import Coordinates
-from .mixing import mixing_from_record
+from .mixing_record import mixing_from_record
 from .stretch import Stretch
 
 __all__ = ["ChartDensity", "StretchedDensity"]

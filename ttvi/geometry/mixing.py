@@ -6,14 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .regression import KNOTS, expand, fit_row, hinge
+from .regression import KNOTS, expand, fit_row, hinge, shared_scales
 
-__all__ = ["Affine", "Mixing", "Scaled", "Triangular", "mixing_from_record"]
+__all__ = ["Affine", "Mixing", "Scaled", "Triangular", "tame"]
 
 
 REACH = 12.0  # standard deviations
@@ -251,6 +251,11 @@ class Triangular(Mixing):
         loc, scale = torch.where(movable, loc, 0.0)[order], torch.where(movable, scale, 1.0)[order]
         z = (points[:, order] - loc) / scale
         takes_part = movable[order]
+        rows = takes_part.nonzero()[:, 0].tolist()
+        fitted = [fit_row(z[:, i], z[:, rows[:k]]) for k, i in enumerate(rows)]
+        shared = shared_scales([row.log_residual for row in fitted], z[:, rows])
+        if shared:
+            fitted = [fit_row(z[:, i], z[:, rows[:k]], [j for j in shared if j < k]) for k, i in enumerate(rows)]
         slope, log_slope = points.new_zeros(dim, dim), points.new_zeros(dim, dim)
         intercept, log_intercept = points.new_zeros(dim), points.new_zeros(dim)
         pairs: list[tuple[int, int, int]] = []
@@ -258,9 +263,8 @@ class Triangular(Mixing):
         weights: list[float] = []
         hinge_weights: list[float] = []
         score = -float(scale.log().sum())
-        for i in takes_part.nonzero()[:, 0].tolist():
+        for i, row in zip(rows, fitted, strict=True):
             earlier = takes_part[:i].nonzero()[:, 0]
-            row = fit_row(z[:, i], z[:, earlier])
             intercept[i], log_intercept[i] = row.intercept, row.log_intercept
             slope[i, earlier], log_slope[i, earlier] = row.slope, row.log_slope
             # Of all columns, as expand numbers them, what the row knows among the earlier ones.
@@ -272,26 +276,13 @@ class Triangular(Mixing):
             hinge_weights += row.hinge_weights
             score += row.log_likelihood - 0.5 * math.log(count) * row.num_coefficients / count
         products, bends = (
-            torch.tensor(rows, dtype=torch.long, device=points.device).view(-1, 3) for rows in (pairs, hinges)
+            torch.tensor(terms, dtype=torch.long, device=points.device).view(-1, 3) for terms in (pairs, hinges)
         )
         made = cls(
             order, loc, scale, intercept, slope, log_intercept, log_slope, products, points.new_tensor(weights), bends,
             points.new_tensor(hinge_weights),
         )  # fmt: skip
         return made, score
-
-
-_KINDS: dict[str, type[Mixing]] = {"Scaled": Scaled, "Affine": Affine, "Triangular": Triangular}
-
-
-def mixing_from_record(kind: str, tensors: dict[str, Any]) -> Mixing:
-    """The mixing of that class name from its :meth:`Mixing.tensors`.
-
-    >>> made = Affine(torch.zeros(1), torch.ones(1, 1))
-    >>> mixing_from_record("Affine", made.tensors()).matrix
-    tensor([[1.]])
-    """
-    return _KINDS[kind](**tensors)
 
 
 def tame(z: Tensor) -> Tensor:

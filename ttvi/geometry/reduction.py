@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from .mixing import Mixing, Scaled, Triangular, tame
+from .conditional import ConditionallyAffine
+from .mixing import Affine, Mixing, Scaled, Triangular, tame
 from .regression import KNOTS, expand, hinge
 
 __all__ = ["reduced"]
@@ -15,7 +18,7 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
     """The map of the columns ``kept`` to their coordinates, or None where it needs a column that is neither kept nor known.
 
     Args:
-        mixing: axis-aligned or triangular; an affine one has no such part.
+        mixing: axis-aligned, triangular or conditionally affine; an affine one has no such part.
         kept: numbers of working columns, ascending, shape (m',).
         t: coordinates, shape (m,), whose other columns are known; None where nothing is.
 
@@ -31,9 +34,66 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
     if isinstance(mixing, Scaled):
         coordinate = mixing.order[kept]
         return Scaled(mixing.loc[coordinate.sort().values], mixing.scale[kept], coordinate.argsort().argsort())
+    if isinstance(mixing, ConditionallyAffine):
+        return _marginal(mixing, kept) if t is None else _conditional(mixing, kept, t)
     if not isinstance(mixing, Triangular) or not _closed(mixing, kept, known=t is not None):
         return None
     return _triangular(mixing, kept, t)
+
+
+def _marginal(mixing: ConditionallyAffine, kept: Tensor) -> Mixing | None:
+    """Leading columns alone; or all of them with rows that are tied to rows kept only."""
+    lead = len(mixing.loc)
+    order = mixing.order[kept].argsort().argsort()
+    if bool((kept < lead).all()):
+        return Scaled(mixing.loc[kept][order.argsort()], mixing.scale[kept], order)
+    rows = kept[lead:] - lead
+    if len(kept) < lead or bool((kept[:lead] != torch.arange(lead)).any()) or not _rows_closed(mixing, rows):
+        return None
+    return _with_rows(replace(mixing, order=order), rows)
+
+
+def _conditional(mixing: ConditionallyAffine, kept: Tensor, t: Tensor) -> Mixing | None:
+    """Given leading coordinates, and others that are tied to no row kept; these only where all the leading ones are known."""
+    lead, size = len(mixing.loc), mixing.mean.shape[1]
+    rows = kept[kept >= lead] - lead
+    known_rows = torch.tensor([i for i in range(size) if i not in set(rows.tolist())], dtype=torch.long)
+    free = kept[kept < lead]
+    if (len(known_rows) and len(free)) or not _rows_closed(mixing, known_rows):
+        return None
+    ordered = t[mixing.order]
+    order = mixing.order[kept].argsort().argsort()
+    given = mixing.given((ordered[:lead] - mixing.loc) / mixing.scale, free)
+    if len(free):
+        return replace(given, order=order)
+    # x = μ + K⁻¹ s, with the rows known as they are.
+    mean, ties = given.mean[0], torch.zeros(size, size, dtype=t.dtype)
+    ties[given.index[:, 0], given.index[:, 1]] = given.entries[0]
+    centred = torch.zeros(size, dtype=t.dtype)
+    centred[known_rows] = ordered[lead:][known_rows] - mean[known_rows]
+    solve = torch.linalg.inv(torch.eye(len(rows), dtype=t.dtype) - ties[rows][:, rows])
+    loc, matrix = mean[rows] + solve @ (ties @ centred)[rows], solve * torch.exp(-given.log_diagonal[0, rows])
+    place = order.argsort()
+    return Affine(loc[place], matrix[place])
+
+
+def _rows_closed(mixing: ConditionallyAffine, rows: Tensor) -> bool:
+    """Whether rows are tied to each other only."""
+    inside = torch.zeros(mixing.mean.shape[1], dtype=torch.bool)
+    inside[rows] = True
+    return not bool((inside[mixing.index[:, 0]] & ~inside[mixing.index[:, 1]]).any())
+
+
+def _with_rows(mixing: ConditionallyAffine, rows: Tensor) -> ConditionallyAffine:
+    """Those rows alone."""
+    rank = torch.full((mixing.mean.shape[1],), -1)
+    rank[rows] = torch.arange(len(rows))
+    index = rank[mixing.index]
+    mine = (index >= 0).all(1)
+    return replace(
+        mixing, mean=mixing.mean[:, rows], log_diagonal=mixing.log_diagonal[:, rows], index=index[mine],
+        entries=mixing.entries[:, mine],
+    )  # fmt: skip
 
 
 def _closed(mixing: Triangular, kept: Tensor, *, known: bool) -> bool:

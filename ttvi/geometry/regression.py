@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["KNOTS", "ConditionalRow", "expand", "fit_row", "hinge"]
+__all__ = ["KNOTS", "ConditionalRow", "expand", "fit_row", "hinge", "shared_scales"]
 
 MAX_PAIRS = 6
 MAX_LOG_TERMS = 3
 MAX_HINGES = 2
 KNOTS = (-1.0, 0.0, 1.0)  # of the bent terms, in standard deviations
 SIGNIFICANT = 12.0  # times log(candidates)/N, a squared correlation
+SHARED = 1.0  # times log(N)/N, for scales where those of other rows depend on the same column
+SHARED_MEAN = 2.0  # likewise for products of it with a column that the mean depends on
+TOGETHER = 12.0  # N times a squared correlation, on the average of at least
+FEWEST_ROWS = 3
 FEWEST = 8  # candidates to guard against, even where there are less
 ROUNDS = 3  # of mean given scale, scale given mean
 HALF_MEAN_LOG_CHI = 0.635  # minus half the mean of log χ² with one degree of freedom
@@ -40,6 +45,7 @@ class ConditionalRow:
         hinge_weights: :math:`v_h`.
         log_likelihood: per draw, without the constant.
         num_coefficients: how many coefficients were fitted.
+        log_residual: log squared distances from the mean, shape (N,).
     """
 
     intercept: float
@@ -52,6 +58,7 @@ class ConditionalRow:
     hinge_weights: list[float]
     log_likelihood: float
     num_coefficients: int
+    log_residual: Tensor
 
 
 def hinge(u: Tensor) -> Tensor:
@@ -84,7 +91,7 @@ def expand(z: Tensor, index: Tensor) -> Tensor:
     return torch.where(index < dim, value, torch.where(index == dim, torch.ones_like(value), hinge(value - knots)))
 
 
-def fit_row(y: Tensor, z: Tensor) -> ConditionalRow:
+def fit_row(y: Tensor, z: Tensor, shared: Sequence[int] = ()) -> ConditionalRow:
     r"""Mean linear in ``z`` and a few products, log scale linear in ``z`` with a few bends; terms enter while significant.
 
     A coordinate that the log scale depends on may also saturate: in a hierarchical model a mean goes from one value to
@@ -111,9 +118,11 @@ def fit_row(y: Tensor, z: Tensor) -> ConditionalRow:
     log_terms: list[int] = []
     for _ in range(ROUNDS):
         known = pairs
-        linear, pairs, coefficients = _fit_mean(_Regression(y, z, torch.exp(-log_scale)), level, known, log_terms)
+        linear, pairs, coefficients = _fit_mean(
+            _Regression(y, z, torch.exp(-log_scale)), level, known, log_terms, shared
+        )
         residual = y - _design(z, linear, pairs) @ coefficients
-        log_terms, hinges, log_coefficients = _fit_log_scale(residual, z, level)
+        log_terms, hinges, log_coefficients = _fit_log_scale(residual, z, level, shared)
         log_scale = _log_design(z, log_terms, hinges) @ log_coefficients
         if not log_terms and pairs == known:
             break  # equal weights, nothing new: the next round would be the same
@@ -124,8 +133,40 @@ def fit_row(y: Tensor, z: Tensor) -> ConditionalRow:
     return ConditionalRow(
         float(coefficients[0]), slope, float(log_coefficients[0]), log_slope, pairs,
         coefficients[1 + len(linear) :].tolist(), hinges, log_coefficients[1 + len(log_terms) :].tolist(),
-        float(log_likelihood.mean()), len(coefficients) + len(log_coefficients),
+        float(log_likelihood.mean()), len(coefficients) + len(log_coefficients), _logs(residual),
     )  # fmt: skip
+
+
+def shared_scales(log_residuals: Sequence[Tensor], z: Tensor) -> list[int]:
+    """Columns that the scales of many rows depend on, each perhaps too weakly to be seen by itself.
+
+    Args:
+        log_residuals: of every row, :attr:`ConditionalRow.log_residual`.
+        z: the columns, shape (N, k); row i may depend on those before column i.
+
+    Returns:
+        Their numbers.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> z = torch.randn(2000, 9, generator=generator, dtype=torch.float64)
+    >>> z[:, 1:] *= torch.exp(0.15 * z[:, :1])
+    >>> rows = [fit_row(z[:, i], z[:, :i]) for i in range(9)]
+    >>> sum(int(row.log_slope.count_nonzero()) for row in rows)
+    2
+    >>> shared_scales([row.log_residual for row in rows], z)
+    [0]
+    """
+    count, dim = z.shape
+    total = z.new_zeros(dim)
+    for i in range(1, dim):
+        total[:i] += count * _squared_correlations(z[:, :i], log_residuals[i])
+    rows = torch.arange(dim - 1, -1, -1, dtype=z.dtype, device=z.device)
+    return ((rows >= FEWEST_ROWS) & (total > TOGETHER * rows)).nonzero()[:, 0].tolist()
+
+
+def _logs(residual: Tensor) -> Tensor:
+    """Log squares, bounded below."""
+    return (residual.square() + 1e-12 * residual.square().mean()).clamp_min(1e-300).log()
 
 
 def _design(z: Tensor, linear: list[int], pairs: list[tuple[int, int]]) -> Tensor:
@@ -169,8 +210,11 @@ class _Regression:
         error = inverse.diagonal().clamp_min(1e-300).sqrt() * residual.std()
         return beta, error, residual
 
-    def strongest_pair(self, residual: Tensor) -> tuple[float, tuple[int, int]]:
-        """The product of two columns most correlated with the residual: squared correlation, and the columns."""
+    def strongest_pair(self, residual: Tensor, level: Tensor) -> tuple[float, tuple[int, int]]:
+        """The product of two columns most correlated with the residual: squared correlation, and the columns.
+
+        Correlations are in units of what each product must have, ``level`` of shape (k + 1, k), the constant one last.
+        """
         # All k² products at once, by three matrix products and without ever holding their N·k² entries.
         weighted = self.z * self.weight[:, None]
         centred = residual - residual.mean()
@@ -180,19 +224,21 @@ class _Regression:
         usable = variance > 1e-12 * squares
         norm = torch.where(usable, variance, 1.0) * centred.square().sum()
         squared = torch.where(usable, covariance.square() / norm.clamp_min(1e-300), 0.0).triu()
-        best = divmod(int(squared.argmax()), squared.shape[1])
-        return float(squared[best]), best
+        strength = squared / torch.minimum(level[:-1], level[:-1].T)
+        best = divmod(int(strength.argmax()), strength.shape[1])
+        return float(strength[best]), best
 
-    def strongest_bend(self, residual: Tensor, bent: list[int]) -> tuple[float, tuple[int, int]]:
+    def strongest_bend(self, residual: Tensor, bent: list[int], level: Tensor) -> tuple[float, tuple[int, int]]:
         """Likewise of the products of a column, or the constant, with a bend of one of the columns ``bent``."""
         dim = self.z.shape[1]
         right = torch.tensor([dim + 1 + len(KNOTS) * j + c for j in bent for c in range(len(KNOTS))])
         left = torch.arange(dim + 1)
         pairs = torch.cartesian_prod(left, right)
         products = expand(self.z, pairs[:, 0]) * expand(self.z, pairs[:, 1]) * self.weight[:, None]
-        squared = _squared_correlations(products, residual)
-        best = int(squared.argmax())
-        return float(squared[best]), (int(pairs[best, 0]), int(pairs[best, 1]))
+        column = torch.div(right - dim - 1, len(KNOTS), rounding_mode="floor")
+        strength = _squared_correlations(products, residual) / level[left][:, column].flatten()
+        best = int(strength.argmax())
+        return float(strength[best]), (int(pairs[best, 0]), int(pairs[best, 1]))
 
 
 def _squared_correlations(columns: Tensor, y: Tensor) -> Tensor:
@@ -203,7 +249,7 @@ def _squared_correlations(columns: Tensor, y: Tensor) -> Tensor:
 
 
 def _fit_mean(
-    regression: _Regression, level: float, pairs: list[tuple[int, int]], bent: list[int]
+    regression: _Regression, level: float, pairs: list[tuple[int, int]], bent: list[int], shared: Sequence[int]
 ) -> tuple[list[int], list[tuple[int, int]], Tensor]:
     """All linear terms beside the products known so far, pruned by significance; then more products one by one."""
     count, dim = regression.z.shape
@@ -216,26 +262,33 @@ def _fit_mean(
     beta, _, residual = regression.solve(linear, pairs)
     if not dim:
         return linear, pairs, beta
+    levels = beta.new_full((dim + 1, dim), level)
+    for j in shared:
+        levels[[*linear, dim], j] = min(level, SHARED_MEAN * math.log(count) / count)
     while len(pairs) < MAX_PAIRS:
-        strength, pair = regression.strongest_pair(residual)
+        strength, pair = regression.strongest_pair(residual, levels)
         if bent:
-            strength, pair = max((strength, pair), regression.strongest_bend(residual, bent))
-        if strength < level or pair in pairs:
+            strength, pair = max((strength, pair), regression.strongest_bend(residual, bent, levels))
+        if strength < 1 or pair in pairs:
             break
         pairs.append(pair)
         beta, _, residual = regression.solve(linear, pairs)
     return linear, pairs, beta
 
 
-def _fit_log_scale(residual: Tensor, z: Tensor, level: float) -> tuple[list[int], list[tuple[int, int]], Tensor]:
+def _fit_log_scale(
+    residual: Tensor, z: Tensor, level: float, shared: Sequence[int]
+) -> tuple[list[int], list[tuple[int, int]], Tensor]:
     """Terms, then bends of theirs, by their correlation with log squared residuals, coefficients by maximum likelihood."""
-    logs = (residual.square() + 1e-12 * residual.square().mean()).clamp_min(1e-300).log()
+    levels = z.new_full((z.shape[1],), level)
+    levels[list(shared)] = min(level, SHARED * math.log(len(z)) / len(z))
+    logs = _logs(residual)
     terms: list[int] = []
     design, left = _design(z, terms, []), logs
     for _ in range(min(MAX_LOG_TERMS, z.shape[1])):
         squared = _squared_correlations(z, left)
-        best = int(squared.argmax())
-        if float(squared[best]) < level or best in terms:
+        best = int((squared / levels).argmax())
+        if squared[best] < levels[best] or best in terms:
             break
         terms.append(best)
         design = _design(z, terms, [])
@@ -245,7 +298,7 @@ def _fit_log_scale(residual: Tensor, z: Tensor, level: float) -> tuple[list[int]
     while candidates and len(hinges) < MAX_HINGES:
         squared = _squared_correlations(_log_design(z, [], candidates)[:, 1:], left)
         best = int(squared.argmax())
-        if float(squared[best]) < level or candidates[best] in hinges:
+        if squared[best] < levels[candidates[best][0]] or candidates[best] in hinges:
             break
         hinges.append(candidates[best])
         design = _log_design(z, terms, hinges)

@@ -9,7 +9,7 @@ from ..geometry.assessment import assess
 from ..geometry.candidates import Candidate, charts, in_chart, look, whitened
 from ..geometry.chart import Chart
 from .search import Search, merit
-from .training import trial
+from .training import excellent, trial
 
 __all__ = ["choose"]
 
@@ -25,12 +25,19 @@ def choose(search: Search) -> Candidate:
     """
     points = search.cloud.points
     found = charts(search.coordinates, points, search.plan.geometry, known=search.chart)
+    if search.nested is not None:
+        found.append(search.nested)
     with search.account.stage("geometry"):
         looked = [seen for chart in found if (seen := _look(search, chart, points)) is not None]
         if not looked:
             raise BudgetExhausted("nothing could be looked at")
         looked = [_refined(search, candidate) for candidate in looked]
-        trials = [trained for candidate in looked if (trained := trial(search, candidate)) is not None]
+        trials: list[Candidate] = []
+        for candidate in sorted(looked, key=merit, reverse=True):
+            if any(excellent(c) for c in (*looked, *trials)):
+                break
+            if (trained := trial(search, candidate)) is not None:
+                trials.append(trained)
     best = max(looked + trials, key=merit)
     search.notes.append(
         f"{best.chart.label} coordinates: {best.kind} with an effective share of {best.assessment.ess:.2g} "
@@ -51,7 +58,8 @@ def _look(search: Search, chart: Chart, points: Tensor) -> Candidate | None:
 
 def _refined(search: Search, candidate: Candidate) -> Candidate:
     """A mixing chart fitted anew to what its own weights say, while that helps."""
-    if candidate.chart.axis_aligned or candidate.chart is search.chart:
+    chart = candidate.chart
+    if chart.axis_aligned or chart is search.chart or chart is search.nested:
         return candidate
     checks = search.plan.checks
     for _ in range(REFINEMENTS):

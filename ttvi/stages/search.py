@@ -68,6 +68,7 @@ class Search:
         target: the log-density of ``t``.
         cloud: where the mass is; the exploration sets it.
         chart: the triangular chart that the equilibration ended with, if there was one.
+        nested: the chart in which a few coordinates lead, if there is one.
     """
 
     account: Evaluations
@@ -81,6 +82,7 @@ class Search:
     target: Pullback = field(init=False, repr=False)
     cloud: Cloud = field(init=False, repr=False)
     chart: Chart | None = None
+    nested: Chart | None = None
 
     def __post_init__(self) -> None:
         slopes = self.account.value_and_gradient if self.gradient else None

@@ -15,10 +15,11 @@ from ..geometry.candidates import Candidate, in_chart
 from ..geometry.chart import Chart
 from ..geometry.curvature_rank import predicted_rank
 from ..tt.density import TTDensity
+from ..verdict import TRUSTED_K
 from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS
 from .search import Fitted, Search, merit
 
-__all__ = ["raise_ranks", "sharpen", "train", "train_in", "trial", "worth_more"]
+__all__ = ["excellent", "raise_ranks", "sharpen", "train", "train_in", "trial", "worth_more"]
 
 TRIAL_RANK = 8
 TRIAL_TOL = 0.1
@@ -35,6 +36,7 @@ MANY_COORDINATES = 40
 FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
 OVER_PRODUCT = 1.5  # how much more effective a trial must be than the product in the same chart
 RARE = 0.02  # effective share of a product that says nothing
+EXCELLENT = 0.99  # effective share at which a trial, or a product, is the answer
 STRAY = 0.03  # nats of divergence that a good train may owe to draws of next to no density
 SHARPER = 1 / 3  # of the tolerance
 RIVAL = 3.0  # times less effective than the best
@@ -116,8 +118,16 @@ def trial(search: Search, candidate: Candidate) -> Candidate | None:
     return trained
 
 
+def excellent(candidate: Candidate) -> bool:
+    """Whether nothing is left to gain: hardly any draw is of no use."""
+    a = candidate.assessment
+    return a.ess > EXCELLENT and a.divergence < STRAY and a.pareto_k < TRUSTED_K
+
+
 def train(search: Search, chosen: Candidate) -> Fitted:
     """A train of the first rank in the chosen chart, or in the one where the curvature promises that it can be paid for."""
+    if excellent(chosen):
+        return Fitted.of(chosen)
     start = _affordable_chart(search, chosen)
     if start is None:
         return _raised(search, chosen, ())
