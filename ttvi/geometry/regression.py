@@ -17,7 +17,8 @@ MAX_HINGES = 2
 KNOTS = (-1.0, 0.0, 1.0)  # of the bent terms, in standard deviations
 SIGNIFICANT = 12.0  # times log(candidates)/N, a squared correlation
 SHARED = 1.0  # times log(N)/N, for scales where those of other rows depend on the same column
-SHARED_MEAN = 2.0  # likewise for products of it with a column that the mean depends on
+LIKELY = 2.0  # likewise for products of it with columns that the mean depends on, and for bends of the strongest of these
+MOST_BENT = 2
 TOGETHER = 12.0  # N times a squared correlation, on the average of at least
 FEWEST_ROWS = 3
 FEWEST = 8  # candidates to guard against, even where there are less
@@ -228,11 +229,13 @@ class _Regression:
         best = divmod(int(strength.argmax()), strength.shape[1])
         return float(strength[best]), best
 
-    def strongest_bend(self, residual: Tensor, bent: list[int], level: Tensor) -> tuple[float, tuple[int, int]]:
-        """Likewise of the products of a column, or the constant, with a bend of one of the columns ``bent``."""
+    def strongest_bend(
+        self, residual: Tensor, bent: list[int], level: Tensor, others: Sequence[int]
+    ) -> tuple[float, tuple[int, int]]:
+        """Likewise of the products of one of the columns ``others`` with a bend of one of the columns ``bent``."""
         dim = self.z.shape[1]
         right = torch.tensor([dim + 1 + len(KNOTS) * j + c for j in bent for c in range(len(KNOTS))])
-        left = torch.arange(dim + 1)
+        left = torch.tensor(others)
         pairs = torch.cartesian_prod(left, right)
         products = expand(self.z, pairs[:, 0]) * expand(self.z, pairs[:, 1]) * self.weight[:, None]
         column = torch.div(right - dim - 1, len(KNOTS), rounding_mode="floor")
@@ -259,21 +262,29 @@ def _fit_mean(
         strong = ((beta / error)[1:].square() > 2 * math.log(count)).tolist()
         pairs = [pair for pair, keep in zip(pairs, strong[len(linear) :], strict=True) if keep]
         linear = [j for j, keep in zip(linear, strong, strict=False) if keep]
-    beta, _, residual = regression.solve(linear, pairs)
+    beta, error, residual = regression.solve(linear, pairs)
     if not dim:
         return linear, pairs, beta
     levels = beta.new_full((dim + 1, dim), level)
-    for j in shared:
-        levels[[*linear, dim], j] = min(level, SHARED_MEAN * math.log(count) / count)
+    nearest = _strongest(linear, beta, error) if linear else []
+    for j in {*shared, *nearest}:
+        levels[[*(linear if j in shared else nearest), dim], j] = min(level, LIKELY * math.log(count) / count)
     while len(pairs) < MAX_PAIRS:
         strength, pair = regression.strongest_pair(residual, levels)
-        if bent:
-            strength, pair = max((strength, pair), regression.strongest_bend(residual, bent, levels))
+        for columns, others in ((bent, range(dim + 1)), (nearest, (*nearest, dim))):
+            if columns:
+                strength, pair = max((strength, pair), regression.strongest_bend(residual, columns, levels, list(others)))
         if strength < 1 or pair in pairs:
             break
         pairs.append(pair)
         beta, _, residual = regression.solve(linear, pairs)
     return linear, pairs, beta
+
+
+def _strongest(linear: list[int], beta: Tensor, error: Tensor) -> list[int]:
+    """Columns that the mean follows most: it may follow them less further out."""
+    strength = (beta / error)[1 : 1 + len(linear)].abs()
+    return [linear[k] for k in strength.argsort(descending=True)[:MOST_BENT].tolist()]
 
 
 def _fit_log_scale(
