@@ -48,7 +48,8 @@ def draws(count, lowest):
 def test_a_neck_is_followed_to_its_end_whether_or_not_the_population_has_been_there():
     found = nested_laplace(pullback(funnel, 4), [2], draws(1000, lowest=-1.0), 10_000)
     v = found.mixing.loc + found.mixing.scale * found.nodes[:, 0]
-    assert float(v.min()) < -12 and float(v.max()) > 12
+    assert float(v.min()) < -12
+    assert float(v.max()) > 12
     exact = -0.5 * (v / 3).square() - math.log(3) - 0.5 * math.log(2 * math.pi)
     torch.testing.assert_close(found.log_marginal, exact, rtol=0, atol=1e-6)
     s, log_prob = found.sample(4000, torch.Generator().manual_seed(1))
@@ -77,9 +78,7 @@ def test_two_leading_coordinates_and_a_precision_that_depends_on_both():
     t = found.mixing.forward(s)[0]
     rows = [1, 2, 4]
     hessian = torch.autograd.functional.hessian(lambda z: log_density(z[None])[0], t[0])[rows][:, rows]
-    torch.testing.assert_close(
-        jacobian[rows].T @ -hessian @ jacobian[rows], torch.eye(3).double(), rtol=0, atol=5e-3
-    )
+    torch.testing.assert_close(jacobian[rows].T @ -hessian @ jacobian[rows], torch.eye(3).double(), rtol=0, atol=5e-3)
     # The maximum, between nodes: the gradient is a small part of a standard deviation.
     leaf = t.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(log_density(leaf).sum(), leaf)

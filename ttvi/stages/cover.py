@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ COST = 0.005  # nats of KL(q ‖ p) that a product may add
 COST_SHARE = 0.2  # of those of the train itself, if that is more
 GUARD_ESS = 0.05
 WHOLE = 0.01  # share of the draws that a train keeps without the cut of its far ends
+SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of a product, tried
+WORTH = 0.03  # relative gain of the effective share that a larger one must bring
 WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 
 
@@ -71,8 +74,10 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
         shares.append(WHOLE)
     if products:
         own = fitted.candidate.assessment
-        parts.append(ChartDensity(products[0].with_narrow_tails(), chart))
-        shares.append(_harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo))))
+        narrow = products[0].with_narrow_tails()
+        parts.append(ChartDensity(narrow, chart))
+        harmless = _harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo)))
+        shares.append(_most_effective(fitted.candidate, products[0], narrow, harmless))
         search.notes.append(f"a product density takes {shares[-1]:.2%} of the draws, to bound the weights")
     if not shares:
         return fitted
@@ -90,6 +95,29 @@ def _harmless(product: Candidate, cost: float) -> float:
     # Of the product's draws but for the twentieth that is worst: a few far ones would forbid what most of them are good for.
     loss = product.assessment.log_evidence - product.assessment.elbo
     return min(SAFETY, cost / max(1e-12, loss))
+
+
+def _most_effective(train: Candidate, product: Candidate, narrow: Any, harmless: float) -> float:
+    r"""The share of a product that makes the mixture most effective, if that is more than what a harmless one does.
+
+    Draws of both say so together, :math:`\int p^2 / q_s = E_m[p^2 / (q_s m)]` with m their even mixture: where the density ends
+    at an edge, a train and a product fall short in different places.
+    """
+    points = torch.cat([train.assessment.points, product.assessment.points])
+    with torch.no_grad():
+        own, others, narrow_ones = (q.log_prob(points) for q in (train.density, product.density, narrow))
+        log_density = torch.cat(
+            [train.assessment.log_weights + own[: len(train.assessment.points)],
+             product.assessment.log_weights + others[len(train.assessment.points) :]]
+        )  # fmt: skip
+    log_mixture = torch.logaddexp(own, others) - math.log(2)
+    found = {}
+    for share in (harmless, *(s for s in SHARES if s > harmless)):
+        log_q = torch.logaddexp(own + math.log1p(-share), narrow_ones + math.log(share))
+        square = torch.logsumexp((2 * log_density - log_q - log_mixture).nan_to_num(-math.inf), 0)
+        found[share] = float(2 * torch.logsumexp((log_density - log_mixture).nan_to_num(-math.inf), 0) - square)
+    best = max(found, key=lambda share: found[share])
+    return best if found[best] > found[harmless] + WORTH else harmless
 
 
 def _missing(search: Search, fitted: Fitted) -> tuple[float, Tensor]:

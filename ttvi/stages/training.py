@@ -34,7 +34,9 @@ INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
 FEW_COORDINATES = 12
 MANY_COORDINATES = 40
 FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
-OVER_PRODUCT = 1.5  # how much more effective a trial must be than the product in the same chart
+OVER_PRODUCT = 1.5  # how much more effective, or nearer to one, a trial must be than the product in the same chart
+ALMOST = 0.5  # effective share of a product from which on a train is tried again where it had too few evaluations
+AGAIN = 10  # times as many
 RARE = 0.02  # effective share of a product that says nothing
 EXCELLENT = 0.99  # effective share at which a trial, or a product, is the answer
 STRAY = 0.03  # nats of divergence that a good train may owe to draws of next to no density
@@ -119,9 +121,14 @@ def trial(search: Search, candidate: Candidate) -> Candidate | None:
 
 
 def excellent(candidate: Candidate) -> bool:
-    """Whether nothing is left to gain: hardly any draw is of no use."""
+    """Whether nothing is left to gain: hardly any draw is of no use, and a train has come to its end."""
     a = candidate.assessment
-    return a.ess > EXCELLENT and a.divergence < STRAY and a.pareto_k < TRUSTED_K
+    return (
+        _status(candidate) in ("", "converged")
+        and a.ess > EXCELLENT
+        and a.divergence < STRAY
+        and a.pareto_k < TRUSTED_K
+    )
 
 
 def train(search: Search, chosen: Candidate) -> Fitted:
@@ -134,7 +141,10 @@ def train(search: Search, chosen: Candidate) -> Fitted:
     if start is chosen and search.plan.budget is None and search.coordinates.dim <= FEW_COORDINATES:
         return _best_of_rivals(search, chosen)
     if not _beats_product(search, start):
-        return _raised(search, chosen, ())
+        # A trial that ended for want of evaluations says nothing where the product is nearly all there is.
+        near = chosen.kind == "product" and chosen.assessment.ess > ALMOST
+        again = AGAIN * search.plan.trial(search.coordinates.dim)
+        return _raised(search, chosen, RANKS[:1] if near else (), most=again)
     trained = _raised(search, start, RANKS[:1])
     return Fitted.of(chosen) if start is not chosen and trained.ess < chosen.assessment.ess else trained
 
@@ -202,8 +212,8 @@ def sharpen(search: Search, fitted: Fitted) -> Fitted:
     return Fitted.of(sharper) if better else fitted
 
 
-def _raised(search: Search, best: Candidate, ranks: Sequence[int]) -> Fitted:
-    """Raise the ranks in the chart of a candidate while that pays."""
+def _raised(search: Search, best: Candidate, ranks: Sequence[int], *, most: int | None = None) -> Fitted:
+    """Raise the ranks in the chart of a candidate while that pays; without a budget no train takes more than ``most``."""
     result = best
     error = math.inf if best.kind == "product" else float(best.density.info.error)
     with search.account.stage("train"):
@@ -213,7 +223,7 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int]) -> Fitted:
             left = search.left(0.6)
             trained = train_in(
                 search, best.chart, _population(search, best), tol=search.plan.tol, max_rank=rank,
-                budget=_most(search) if left is None else left,
+                budget=(most or _most(search)) if left is None else left,
             )  # fmt: skip
             if trained is None:
                 break
@@ -258,7 +268,9 @@ def _beats_product(search: Search, candidate: Candidate) -> bool:
         return True
     products = [c.assessment.ess for c in search.seen if c.chart is chart and c.kind == "product"]
     trains = [c.assessment.ess for c in search.seen if c.chart is chart and c.kind == "train"]
-    return max(trains, default=0.0) > OVER_PRODUCT * max(products, default=0.0) or max(products, default=0.0) < RARE
+    best_train, best_product = max(trains, default=0.0), max(products, default=0.0)
+    nearer = OVER_PRODUCT * (1 - best_train) < 1 - best_product
+    return nearer or best_train > OVER_PRODUCT * best_product or best_product < RARE
 
 
 def _status(candidate: Candidate) -> str:
