@@ -27,7 +27,7 @@ from ttvi.flow import (
 )
 from ttvi.flow.columns import Partition
 from ttvi.flow.conditioner import MAX_INDICATORS
-from ttvi.flow.defaults import moving_halves
+from ttvi.flow.halves import moving_halves
 from ttvi.flow.residual import spectral_bound
 from ttvi.flow.spline import MAX_LOG_SLOPE, unit_spline
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .conditioner import Kind, parse_kinds, seeded_generator
 from .coupling import AdditiveCoupling, AffineCoupling, Coupling
+from .halves import cutting_halves, moving_halves
 from .residual import Residual
 from .spline import SplineCoupling
 from .transform import Transform
@@ -23,21 +25,6 @@ COUPLINGS: dict[str, type[Coupling]] = {
 }
 
 
-def moving_halves(positions: Sequence[int], layer: int) -> list[int]:
-    """Which of the positions layer number ``layer`` moves.
-
-    Two layers that follow each other move complementary halves. The halves go by the bits of the rank: odd and even
-    first, then pairs, then fours, so that any two coordinates are apart in some layer.
-
-    >>> [moving_halves([0, 1, 2, 3], layer) for layer in range(4)]
-    [[0, 2], [1, 3], [0, 1], [2, 3]]
-    """
-    bits = max((len(positions) - 1).bit_length(), 1)
-    bit = (layer // 2) % bits
-    chosen = [k for rank, k in enumerate(positions) if (rank >> bit) % 2 == layer % 2]
-    return chosen or list(positions)
-
-
 def default_transforms(
     dim: int,
     *,
@@ -46,6 +33,7 @@ def default_transforms(
     hidden: Sequence[int] = (64, 64),
     context_dim: int = 0,
     kind: str = "spline",
+    dependence: Tensor | None = None,
     loc: object = None,
     scale: object = None,
     bins: int = 8,
@@ -67,6 +55,8 @@ def default_transforms(
         hidden: widths of the hidden layers.
         context_dim: number of conditioning values.
         kind: ``"spline"``, ``"affine"``, ``"additive"``, ``"maf"``, ``"iaf"`` or ``"residual"``.
+        dependence: how strongly coordinates act on each other, shape (dim, dim); couplings then move halves that cut the most
+            of it (:func:`.halves.cutting_halves`), else halves by rank.
         loc: typical location per coordinate.
         scale: typical spread per coordinate; the splines' boxes are ``loc ± bound·scale``.
         bins: pieces of each spline.
@@ -103,12 +93,25 @@ def default_transforms(
     reals = [k for k, (name, _, _) in enumerate(parsed) if name == "real"]
     bounded = [k for k, (name, _, _) in enumerate(parsed) if name in ("interval", "circle")]
     if kind == "spline":
-        return [_layer(kind, dim, n, sorted(reals + bounded), splines) for n in range(num_layers) if reals or bounded]
-    first = [_layer(kind, dim, n, reals, shared) for n in range(num_layers) if reals]
-    return first + [_layer("spline", dim, n, bounded, splines) for n in range(num_layers) if bounded]
+        return _layers(kind, dim, num_layers, sorted(reals + bounded), dependence, splines)
+    first = _layers(kind, dim, num_layers, reals, dependence, shared)
+    return first + _layers("spline", dim, num_layers, bounded, dependence, splines)
 
 
-def _layer(kind: str, dim: int, number: int, moving: Sequence[int], arguments: dict[str, Any]) -> Transform:
+def _layers(
+    kind: str, dim: int, number: int, moving: Sequence[int], dependence: Tensor | None, arguments: dict[str, Any]
+) -> list[Transform]:
+    """A stack of layers of one kind; none where nothing moves."""
+    if not moving:
+        return []
+    if dependence is None or kind not in COUPLINGS:
+        halves = [moving_halves(moving, n) for n in range(number)]
+    else:
+        halves = cutting_halves(dependence, moving, number)
+    return [_layer(kind, dim, n, halves[n], arguments) for n in range(number)]
+
+
+def _layer(kind: str, dim: int, number: int, moved: Sequence[int], arguments: dict[str, Any]) -> Transform:
     """Layer number ``number`` of a stack."""
     if kind == "residual":
         return Residual(dim, **{key: value for key, value in arguments.items() if key != "activation"})
@@ -116,4 +119,4 @@ def _layer(kind: str, dim: int, number: int, moving: Sequence[int], arguments: d
         # The chain turns round from layer to layer, so that every coordinate comes late in some of them.
         order = range(dim) if number % 2 == 0 else range(dim)[::-1]
         return (MaskedAutoregressive if kind == "maf" else InverseAutoregressive)(dim, order=order, **arguments)
-    return COUPLINGS[kind](dim, moved=moving_halves(moving, number), **arguments)
+    return COUPLINGS[kind](dim, moved=moved, **arguments)

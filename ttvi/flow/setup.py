@@ -34,6 +34,7 @@ __all__ = [
     "own_generator",
     "settings_of",
     "started",
+    "typical",
     "with_transforms",
 ]
 
@@ -139,19 +140,21 @@ def with_transforms(
     context: Tensor | None = None,
     hidden: Sequence[int] = (64, 64),
     boxes: bool = False,
+    dependence: Tensor | None = None,
 ) -> Flow:
     """The flow to train: copies of the transforms given, or the default ones in the units of the points."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"fit: expected a floating-point dtype; got {dtype}. Use torch.float32 or torch.float64.")
     context_dim = 0 if context is None else context.shape[1]
     if transforms is None:
-        loc, scale = _typical(points)
+        loc, scale = typical(points)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         parts = default_transforms(
             flow.dim,
             kinds=coordinate_kinds(flow.base, flow.dim, boxes=boxes),
             hidden=hidden,
             context_dim=context_dim,
+            dependence=dependence,
             loc=loc,
             scale=scale,
             generator=torch.Generator().manual_seed(seed),
@@ -166,7 +169,7 @@ def with_transforms(
     return result
 
 
-def _typical(points: Tensor) -> tuple[Tensor, Tensor]:
+def typical(points: Tensor) -> tuple[Tensor, Tensor]:
     """Median and half the distance of the outer sixths: draws of a base with heavy tails may be anywhere, even infinite."""
     points = points[torch.isfinite(points).all(1)][:MOST_TYPICAL]
     levels = torch.tensor([0.16, 0.5, 0.84], dtype=points.dtype, device=points.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..tt.arguments import check_columns
 from ..typing import LogDensity
 from .flow import Flow
+from .halves import interactions
 from .loop import Look, Loop
 from .objectives import Counted, Loss, Pool, likelihood
 from .report import FlowRecord
@@ -25,6 +26,7 @@ from .setup import (
     own_generator,
     settings_of,
     started,
+    typical,
     with_transforms,
 )
 from .trainer import Plan, Trainer
@@ -36,6 +38,10 @@ __all__ = ["Objective", "fit", "fit_samples"]
 Objective = Literal["mixed", "path", "reverse", "forward"]
 HIDDEN = (128,)  # of the default couplings: a residual is smooth; one wide layer is as good as two and half the price
 OBJECTIVES = ("mixed", "path", "reverse", "forward")
+LOOKS = 16  # draws at which second derivatives are taken
+LOOKS_SHARE = 0.02  # of the budget, for these
+MOST_LOOKED_AT = 1024
+MOST_COORDINATES = 512
 ENOUGH = 1e-4  # nats of symmetrised divergence: an effective sample fraction of 0.9999
 
 
@@ -122,13 +128,15 @@ def fit(
     flow = started(base, device, train_base)
     rng = own_generator(generator, seed, flow.device, "fit")
     target = Counted(log_density, budget=budget, caller="fit", dtype=flow.dtype, device=flow.device)
-    plan = Plan.make(steps, batch_size, budget)
+    looks = _looks(flow.dim, budget) if transforms is None else 0
+    plan = Plan.make(steps, batch_size, budget if budget is None else budget - looks * (flow.dim + 1))
     if plan.steps < 1:
         return base_only(base, flow, objective, start, "budget exhausted", "the budget covers no step", target)
     objective = _affordable(objective, target, flow.base_module.sample(torch.Size([2]), rng))
     held = Pool.draw(flow, plan.held, rng, score=False)
     pool = Pool.draw(flow, min(pool_size, plan.pool(objective)), rng, score=objective in ("mixed", "path"))
-    flow = with_transforms(flow, transforms, pool.z, dtype, rng, train_base, hidden=HIDDEN)
+    dependence = _dependence(target, pool.z, looks) if objective != "forward" and looks else None
+    flow = with_transforms(flow, transforms, pool.z, dtype, rng, train_base, hidden=HIDDEN, dependence=dependence)
     if not len(flow.transforms) and not train_base:
         return base_only(base, flow, objective, start, "nothing to train", "no coordinate can move", target)
     settings = settings_of(
@@ -170,6 +178,21 @@ def _checked(
     if train_base and objective == "path":
         raise ValueError('fit: expected objective "forward" or "reverse" with train_base; got "path". Name one.')
     return "forward" if train_base and objective == "mixed" else objective
+
+
+def _looks(dim: int, budget: int | None) -> int:
+    """At how many draws second derivatives are taken, which cost an evaluation per coordinate."""
+    if not 4 <= dim <= MOST_COORDINATES:
+        return 0
+    return LOOKS if budget is None else min(LOOKS, int(LOOKS_SHARE * budget) // (dim + 1))
+
+
+def _dependence(target: Counted, z: Tensor, count: int) -> Tensor:
+    """How strongly coordinates act on each other at the most ordinary of the base's draws."""
+    loc, scale = typical(z)
+    ordinary = ((z[:MOST_LOOKED_AT] - loc) / scale).abs().amax(1).argsort()[:count]
+
+    return interactions(lambda x: target.gradients(x)[1], z[ordinary], scale)
 
 
 def _affordable(objective: Objective, target: Counted, probe: Tensor) -> Objective:

@@ -42,6 +42,7 @@ EXCELLENT = 0.99  # effective share at which a trial, or a product, is the answe
 STRAY = 0.03  # nats of divergence that a good train may owe to draws of next to no density
 SHARPER = 1 / 3  # of the tolerance
 RIVAL = 3.0  # times less effective than the best
+SIMILAR = 1.5  # times the least error of trains of the first rank, up to which higher ranks are tried in a chart
 
 
 def train_in(
@@ -155,12 +156,41 @@ def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
     Where next to nothing came of it, the target is no matter of charts: there are regions to look for first.
     """
     rivals = _rivals(search, chosen)
-    best = max((_raised(search, rival, RANKS[:1]) for rival in rivals), key=lambda f: f.ess)
+    best = _best_in_turn(search, rivals)
     if best.ess >= FAIR or best.ess < RARE:
         return best
     known = {rival.chart.label for rival in rivals}
     others = {c.chart.label: c for c in sorted(search.seen, key=merit) if c.chart.label not in known}
-    return max([best, *(_raised(search, other, RANKS[:3]) for other in others.values())], key=lambda f: f.ess)
+    modes, precisions = search.cloud.modes, search.cloud.precisions
+    ordered = list(others.values())
+    if precisions is not None and len(modes):
+        ordered.sort(key=lambda c: predicted_rank(c.chart, modes, precisions, TRIAL_TOL))
+    if not ordered:
+        return best
+    best = max(best, _best_in_turn(search, ordered), key=lambda f: f.ess)
+    if best.ess >= ENOUGH:
+        return best
+    # A rank of 12 may rank charts wrongly by their weights; what the trains themselves err by says which are out of the question.
+    errors = {c.chart.label: _error(search, c.chart) for c in (*ordered, *rivals)}
+    near = [c for c in (*ordered, *rivals) if errors[c.chart.label] < SIMILAR * min(errors.values())]
+    return max(best, _best_in_turn(search, near, RANKS[2:3]), key=lambda f: f.ess)
+
+
+def _error(search: Search, chart: Chart) -> float:
+    """Of the last train in a chart."""
+    return next(
+        (float(c.density.info.error) for c in search.seen[::-1] if c.chart is chart and c.kind == "train"), math.inf
+    )
+
+
+def _best_in_turn(search: Search, candidates: Sequence[Candidate], ranks: Sequence[int] = RANKS[:1]) -> Fitted:
+    """Trains of those ranks in one chart after the other until one is enough; the best."""
+    found: list[Fitted] = []
+    for candidate in candidates:
+        found.append(_raised(search, candidate, ranks))
+        if found[-1].ess >= ENOUGH:
+            break
+    return max(found, key=lambda f: f.ess)
 
 
 def _rivals(search: Search, chosen: Candidate) -> list[Candidate]:
@@ -184,7 +214,9 @@ def worth_more(search: Search, fitted: Fitted) -> bool:
 def raise_ranks(search: Search, fitted: Fitted) -> Fitted:
     """Trains of higher ranks in the same chart while that pays; the best of them if it is better."""
     assert fitted.candidate is not None
-    raised = _raised(search, fitted.candidate, RANKS[1:])
+    # A train grows to the rank it needs: in few coordinates the highest that can be paid for at once.
+    few = search.coordinates.dim <= FEW_COORDINATES and search.plan.budget is None
+    raised = _raised(search, fitted.candidate, RANKS[2:] if few else RANKS[1:])
     return raised if raised.ess > fitted.ess else fitted
 
 
