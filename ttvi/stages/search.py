@@ -69,6 +69,7 @@ class Search:
         cloud: where the mass is; the exploration sets it.
         chart: the triangular chart that the equilibration ended with, if there was one.
         nested: the chart in which a few coordinates lead, if there is one.
+        most_per_train: evaluations beyond which a train would be no better; None where nobody knows.
     """
 
     account: Evaluations
@@ -83,6 +84,7 @@ class Search:
     cloud: Cloud = field(init=False, repr=False)
     chart: Chart | None = None
     nested: Chart | None = None
+    most_per_train: int | None = None
 
     def __post_init__(self) -> None:
         slopes = self.account.value_and_gradient if self.gradient else None

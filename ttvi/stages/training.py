@@ -35,6 +35,7 @@ FEW_COORDINATES = 12
 MANY_COORDINATES = 40
 FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
 OVER_PRODUCT = 1.5  # how much more effective, or nearer to one, a trial must be than the product in the same chart
+EDGE = 0.003  # share of a product's draws of density zero, from which on there is an edge inside the support
 ALMOST = 0.5  # effective share of a product from which on a train is tried again where it had too few evaluations
 AGAIN = 10  # times as many
 RARE = 0.02  # effective share of a product that says nothing
@@ -136,6 +137,11 @@ def train(search: Search, chosen: Candidate) -> Fitted:
     """A train of the first rank in the chosen chart, or in the one where the curvature promises that it can be paid for."""
     if excellent(chosen):
         return Fitted.of(chosen)
+    if (share := _outside(search)) > EDGE:
+        search.notes.append(
+            f"{share:.1%} of a product's draws have density zero: an edge, which no basis size resolves"
+        )
+        search.most_per_train = AGAIN * search.plan.trial(search.coordinates.dim)
     start = _affordable_chart(search, chosen)
     if start is None:
         return _raised(search, chosen, ())
@@ -148,6 +154,12 @@ def train(search: Search, chosen: Candidate) -> Fitted:
         return _raised(search, chosen, RANKS[:1] if near else (), most=again)
     trained = _raised(search, start, RANKS[:1])
     return Fitted.of(chosen) if start is not chosen and trained.ess < chosen.assessment.ess else trained
+
+
+def _outside(search: Search) -> float:
+    """The share of draws of density zero, of the product that has least of them."""
+    products = [c.assessment.log_weights for c in search.seen if c.kind == "product"]
+    return min((float((weights == -math.inf).double().mean()) for weights in products), default=0.0)
 
 
 def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
@@ -312,6 +324,8 @@ def _status(candidate: Candidate) -> str:
 
 def _most(search: Search) -> int:
     """Evaluations of one train where there is no budget: a chain of many coordinates needs them."""
+    if search.most_per_train is not None:
+        return search.most_per_train
     return MOST_PER_TRAIN * (2 if search.coordinates.dim > MANY_COORDINATES else 1)
 
 
