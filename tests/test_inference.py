@@ -470,3 +470,19 @@ def test_max_rank_holds_for_every_train():
     assert len(ranks) > 2
     assert max(ranks) <= 2
     assert max(posterior.diagnostics.ranks, default=1) <= 2
+
+
+def test_an_edge_inside_the_support_costs_some_draws_and_not_the_answer():
+    """Half of a normal density: no train resolves the edge, so they stay small and a product takes its share of the draws."""
+
+    def half(x):
+        value = -0.5 * x.square().sum(-1)
+        return torch.where(x[:, 0] + x[:, 1] + 0.5 * x[:, 2] > 0, value, -math.inf)
+
+    posterior = ttvi.fit(half, dim=3, seed=0, flow=False)
+    exact = 1.5 * math.log(2 * math.pi) - math.log(2)
+    value, error = posterior.log_evidence
+    assert abs(value - exact) < min(0.03, 4 * error)
+    assert posterior.diagnostics.ess > 0.75
+    assert posterior.diagnostics.num_evaluations < 3_000_000
+    assert any("edge" in note for note in posterior.diagnostics.geometry)

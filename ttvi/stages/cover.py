@@ -22,6 +22,7 @@ __all__ = ["cover", "safeguard"]
 
 MISSED = 0.01
 SAFETY = 0.02
+LEAST = 1e-3  # share of a product, however much of it lies where there is no density
 COST = 0.005  # nats of KL(q ‖ p) that a product may add
 COST_SHARE = 0.2  # of those of the train itself, if that is more
 GUARD_ESS = 0.05
@@ -94,7 +95,7 @@ def _harmless(product: Candidate, cost: float) -> float:
     """The share of a product whose draws, which may lie between the modes, cost no more than so many nats of divergence."""
     # Of the product's draws but for the twentieth that is worst: a few far ones would forbid what most of them are good for.
     loss = product.assessment.log_evidence - product.assessment.elbo
-    return min(SAFETY, cost / max(1e-12, loss))
+    return min(SAFETY, max(LEAST, cost / max(1e-12, loss)))
 
 
 def _most_effective(train: Candidate, product: Candidate, narrow: Any, harmless: float) -> float:
