@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ __all__ = ["bounds_of_mass", "truncated"]
 NEGLIGIBLE = 1e-6  # share of the weights beyond a bound
 MARGIN = 1.5  # further out than the last draw with weight, in deviations of a column with normal tails
 HEAVY_MARGIN = 4.0  # where the tails are heavy, in deviations of the column that the sinh has made of them
+LONGER = math.log(3.0)
 HEAVY = 0.7  # exponent from which on they are
 
 
@@ -40,19 +43,22 @@ def truncated(density: TTDensity, lower: Tensor, upper: Tensor) -> TTDensity:
     return TTDensity(rebase(density.train, density.bases, bases), bases, info=density.info)
 
 
-def bounds_of_mass(stretch: Stretch, w: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+def bounds_of_mass(stretch: Stretch, w: Tensor, log_weights: Tensor, *, further: float = 0.0) -> tuple[Tensor, Tensor]:
     """Where the weights of draws end, column by column, and a margin for those that were not drawn.
 
     Args:
         stretch: what the columns come from; only stretched ones get bounds.
         w: draws, shape (N, m).
         log_weights: shape (N,).
+        further: more of a margin, in the same deviations; less where tails are heavy.
 
     Returns:
         Lower and upper bounds in [-1, 1], shape (m,) each.
     """
     weights = torch.softmax(log_weights, 0)
     margin = torch.where(stretch.exponents > HEAVY, HEAVY_MARGIN, MARGIN)
+    # Beyond a sinh a deviation may be orders of magnitude: there no more than what makes the column so many times as long.
+    margin = margin + (LONGER / stretch.exponents.clamp_min(1e-12)).clamp_max(further)
     free = stretch.fixed | stretch.native
     # Deviations of a column before its sinh, which a heavy tail needs as little of as a normal one.
     plain = Stretch(torch.zeros_like(stretch.exponents), stretch.native, stretch.fixed)

@@ -12,6 +12,7 @@ from ..errors import BudgetExhausted
 from ..geometry.atlas import Atlas
 from ..geometry.candidates import Candidate
 from ..geometry.density import ChartDensity
+from ..geometry.truncation import truncated
 from ..verdict import MODE_GAP
 from .certificate import unseen
 from .plan import MOST_PER_TRAIN, RANKS
@@ -26,9 +27,10 @@ LEAST = 1e-3  # share of a product, however much of it lies where there is no de
 COST = 0.005  # nats of KL(q ‖ p) that a product may add
 COST_SHARE = 0.2  # of those of the train itself, if that is more
 GUARD_ESS = 0.05
-WHOLE = 0.01  # share of the draws that a train keeps without the cut of its far ends
+WHOLE = 0.01  # share of the draws that a train keeps with its far ends cut much further out
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of a product, tried
 WORTH = 0.03  # relative gain of the effective share that a larger one must bring
+REST = 1 / 256  # share of the product's own draws that are of the whole line
 WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 
 
@@ -76,10 +78,15 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     if products:
         own = fitted.candidate.assessment
         narrow = products[0].with_narrow_tails()
-        parts.append(ChartDensity(narrow, chart))
         harmless = _harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo)))
-        shares.append(_most_effective(fitted.candidate, products[0], narrow, harmless))
-        search.notes.append(f"a product density takes {shares[-1]:.2%} of the draws, to bound the weights")
+        share = _most_effective(fitted.candidate, products[0], narrow, harmless)
+        rest = REST if fitted.ends is not None else 1.0
+        if fitted.ends is not None:
+            parts.append(ChartDensity(truncated(narrow, *fitted.ends), chart))
+            shares.append((1 - rest) * share)
+        parts.append(ChartDensity(narrow, chart))
+        shares.append(rest * share)
+        search.notes.append(f"a product density takes {share:.2%} of the draws, to bound the weights")
     if not shares:
         return fitted
     mixture = Atlas(parts, torch.tensor([1 - sum(shares), *shares], dtype=torch.float64).log())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..evaluation import Evaluations
 from ..geometry.assessment import Assessment, assess
@@ -32,7 +33,8 @@ class Fitted:
         label: in words.
         train: the train behind it, if there is one.
         candidate: the chart and train that it is, or that a mixture is made around; None for an atlas or a flow.
-        uncut: what its far ends were cut off from, of ``x``; None if nothing was.
+        uncut: the same with its far ends cut much further out, of ``x``; None if nothing was cut.
+        ends: where that is, in working coordinates, shape (m,) each.
     """
 
     density: Any
@@ -42,6 +44,7 @@ class Fitted:
     train: TTDensity | None = None
     candidate: Candidate | None = None
     uncut: Any = None
+    ends: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, candidate: Candidate) -> Fitted:

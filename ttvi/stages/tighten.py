@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
 from ..geometry.candidates import Candidate, in_chart
+from ..geometry.chart import Chart
+from ..geometry.conditional import ConditionallyAffine
+from ..geometry.density import ChartDensity
 from ..geometry.truncation import bounds_of_mass, truncated
 from ..tt.density import TTDensity
 from .search import Fitted, Search
@@ -16,6 +20,8 @@ from .search import Fitted, Search
 __all__ = ["tighten"]
 
 EFFECTIVE = 500  # draws and more, by whose weights the ends are found
+FURTHER = 8.0  # deviations of a column, of the second cut
+NEAR_STEPS, FAR_STEPS = 4, 12  # of the grid of leading coordinates, past its edge
 LOST = 0.02  # of the effective share that may get lost by it, which is within its noise
 
 
@@ -24,7 +30,7 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
 
     A train is wrong by its tolerance anywhere, so that a few of ten thousand draws lie far out on the line: by their
     weights they are nothing, but a plain mean over draws of a scale parameter is ruined by one. What the cut may take from
-    the target, a small share of the whole train gives back.
+    the target, a small share of a train cut much further out gives back.
     """
     candidate = fitted.candidate
     if candidate is None or candidate.kind != "train" or not isinstance(candidate.density, TTDensity):
@@ -36,8 +42,12 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
     population = population[torch.isfinite(population).all(1)] if search.cloud.beta == 1 else population[:0]
     share = a.log_weights.logsumexp(0) - torch.tensor(float(max(1, len(population)))).log()
     log_weights = torch.cat([a.log_weights, share.expand(len(population))])
-    lower, upper = bounds_of_mass(chart.stretch, torch.cat([a.points, population]), log_weights)
-    density = truncated(candidate.density, lower, upper)
+    points = torch.cat([a.points, population])
+    density = truncated(
+        candidate.density, *_within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights), NEAR_STEPS)
+    )
+    ends = _within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights, further=FURTHER), FAR_STEPS)
+    wide = truncated(candidate.density, *ends)
     try:
         with search.account.stage("train"):
             seen = assess(density, in_chart(search.target, chart), search.plan.checks, search.generator)
@@ -47,4 +57,18 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
         return fitted
     cut = Candidate(chart, density, seen, "train")
     search.record(cut)
-    return replace(Fitted.of(cut), uncut=fitted.density)
+    return replace(Fitted.of(cut), uncut=ChartDensity(wide, chart), ends=ends)
+
+
+def _within_grid(chart: Chart, lower: Tensor, upper: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Bounds no further out than some steps past the grid of leading coordinates, at whose edge the mass has ended."""
+    mixing = chart.mixing
+    if not isinstance(mixing, ConditionallyAffine):
+        return lower, upper
+    low, high = torch.zeros_like(lower), torch.zeros_like(upper)
+    lead = len(mixing.loc)
+    low[:lead] = mixing.lower - steps * mixing.step
+    high[:lead] = mixing.lower + (mixing.counts - 1 + steps) * mixing.step
+    leads = torch.arange(len(lower)) < lead
+    low, high = chart.stretch.inverse(low)[0], chart.stretch.inverse(high)[0]
+    return torch.where(leads, torch.maximum(lower, low), lower), torch.where(leads, torch.minimum(upper, high), upper)
