@@ -11,7 +11,7 @@ __all__ = ["cutting_halves", "interactions", "moving_halves"]
 
 CUT = 0.25  # of an interaction that the last two layers cut is left for the next two
 SMALLEST = 0.25  # share of the coordinates that a half has at least
-BETTER = 1.1  # times what halves by rank cut, or those are kept
+BETTER = 1.3  # times what halves by rank cut, or those are kept: any graph has a cut that is a little better
 NUDGE = 1e-3  # of the scales
 
 
