@@ -15,7 +15,7 @@ from ..geometry.density import ChartDensity
 from ..geometry.truncation import truncated
 from ..verdict import MODE_GAP
 from .certificate import unseen
-from .plan import MOST_PER_TRAIN, RANKS
+from .plan import MOST_PER_TRAIN, NEAR, RANKS
 from .search import Fitted, Search, merit
 from .training import train_in
 
@@ -23,6 +23,7 @@ __all__ = ["cover", "safeguard"]
 
 MISSED = 0.01
 SAFETY = 0.02
+AT_AN_EDGE = 0.1  # share of a good product whose draws are not all inside the density's own support
 LEAST = 1e-3  # share of a product, however much of it lies where there is no density
 COST = 0.005  # nats of KL(q ‖ p) that a product may add
 COST_SHARE = 0.2  # of those of the train itself, if that is more
@@ -101,6 +102,8 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
 def _harmless(product: Candidate, cost: float) -> float:
     """The share of a product whose draws, which may lie between the modes, cost no more than so many nats of divergence."""
     # Of the product's draws but for the twentieth that is worst: a few far ones would forbid what most of them are good for.
+    if product.assessment.ess > NEAR and bool((product.assessment.log_weights == -math.inf).any()):
+        return AT_AN_EDGE  # no divergence is finite, and next to the edge a train may have nothing
     loss = product.assessment.log_evidence - product.assessment.elbo
     return min(SAFETY, max(LEAST, cost / max(1e-12, loss)))
 
