@@ -51,6 +51,9 @@ def nest(search: Search) -> None:
                 found = _weighed(search, leading[:count])
             except BudgetExhausted:
                 break
+            except torch.linalg.LinAlgError as failure:
+                search.notes.append(f"no Laplace approximation given {count} coordinates: {failure}")
+                continue
             if found is not None and (best is None or found.weights.ess > best.weights.ess):
                 best = found
             if best is not None and best.weights.ess > SETTLED:
