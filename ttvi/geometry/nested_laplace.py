@@ -1,4 +1,4 @@
-"""Nested Laplace approximation: the most coordinates Gaussian given a few, on a grid of these that grows to where the mass ends."""
+"""Nested Laplace approximation: most coordinates Gaussian given a few, on a grid of these that grows to where the mass ends."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class _Solver:
         return x, factor, torch.where(torch.isfinite(log_marginal), log_marginal, -math.inf)
 
     def _climb(self, theta: Tensor, x: Tensor, best: Tensor, slope: Tensor, factor: Tensor, moving: Tensor) -> Tensor:
-        """One step of those that move, halved where it does not climb; in place. What each gained, shape (len(moving),)."""
+        """One step of those that move, a quarter of it where it does not climb; in place. What each gained, shape (len(moving),)."""
         half = torch.linalg.solve_triangular(factor[moving].mT, slope[moving][..., None], upper=True)
         step = torch.linalg.solve_triangular(factor[moving], half, upper=False)[..., 0]
         before = best[moving].clone()

@@ -17,9 +17,7 @@ MAX_HINGES = 2
 KNOTS = (-1.0, 0.0, 1.0)  # of the bent terms, in standard deviations
 SIGNIFICANT = 12.0  # times log(candidates)/N, a squared correlation
 SHARED = 1.0  # times log(N)/N, for scales where those of other rows depend on the same column
-LIKELY = (
-    2.0  # likewise for products of it with columns that the mean depends on, and for bends of the strongest of these
-)
+LIKELY = 2.0  # likewise for products of it with columns of the mean, and for bends of the strongest of these
 MOST_BENT = 2
 TOGETHER = 12.0  # N times a squared correlation, on the average of at least
 FEWEST_ROWS = 3
