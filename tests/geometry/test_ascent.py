@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ttvi.geometry.ascent import ascend, curvature, distinct
+from ttvi.geometry.ascent import ascend, curvature, distinct, newton
 
 
 def seed(value):
@@ -125,6 +125,36 @@ def test_curvature_of_a_quadratic_is_exact(condition):
     found = curvature(function, points, torch.logspace(-2, 0, 6, dtype=torch.float64))
     torch.testing.assert_close(found, precision.expand(5, 6, 6), rtol=1e-8, atol=1e-8 * condition)
     assert function.points == 5 * 12
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e8])
+def test_newton_from_a_rough_curvature(condition):
+    """Curvature known to a factor of two: twice, and both are exact, however long and thin the maximum."""
+    precision, centre = quadratic(condition), normal(6, at=7)
+    function = Counted(lambda x: 3 - 0.5 * ((x - centre) @ precision * (x - centre)).sum(-1))
+    factor = torch.linalg.cholesky(torch.linalg.inv(precision))
+    points = centre + normal(4, 6) @ factor.T
+    guess = (2 * precision).expand(4, 6, 6)
+    values = function(points)[0]
+    function.points = 0
+    for _ in range(2):
+        points, values, guess = newton(function, points, values, guess)
+    assert function.points <= 2 * 4 * (12 + 4)
+    error = points - centre
+    assert float((error @ precision * error).sum(1).max()) < 1e-12
+    torch.testing.assert_close(values, torch.full((4,), 3.0, dtype=torch.float64))
+    round_ = factor.T @ guess @ factor
+    torch.testing.assert_close(round_, torch.eye(6, dtype=torch.float64).expand(4, 6, 6), rtol=0, atol=1e-4)
+
+
+def test_newton_leaves_what_is_no_maximum():
+    """On a saddle no curvature is that of a maximum, and one that does not hold at all raises nothing."""
+    function = Counted(lambda x: x[:, 0] ** 2 - x[:, 1] ** 2)
+    start, guess = torch.zeros(1, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)[None]
+    points, values, found = newton(function, start, function(start)[0], guess)
+    assert torch.equal(points, start)
+    assert torch.equal(values, torch.zeros(1, dtype=torch.float64))
+    assert torch.equal(found, guess)
 
 
 def test_curvature_by_autograd():

@@ -153,8 +153,7 @@ def test_two_modes_apart(curved):
     centres = torch.tensor([[-4.0, 0.0], [4.0, 1.0]], dtype=torch.float64)
     target, t = gaussians(centres)
     precisions = torch.eye(2, dtype=torch.float64).expand(2, 2, 2) if curved else None
-    partition = Partition.fit(target, t, centres, precisions, 8)
-    assert partition is not None
+    partition = Partition.around(target, t, centres, precisions, 8).refined(t)
     assert partition.size == 2
     torch.testing.assert_close(partition.centres, centres, rtol=0, atol=0.15)
     covariances = partition.factors @ partition.factors.mT
@@ -171,7 +170,7 @@ def test_responsibilities_far_out_and_beyond():
     """They still add up to one, and no region takes all of the far space."""
     centres = torch.tensor([[-4.0, 0.0], [4.0, 1.0]], dtype=torch.float64)
     target, t = gaussians(centres)
-    partition = Partition.fit(target, t, centres, None, 8)
+    partition = Partition.around(target, t, centres, None, 8).refined(t)
     far = torch.tensor([[0.0, 1e6], [1e200, 0.0], [math.inf, 0.0], [math.nan, 0.0]], dtype=torch.float64)
     r = partition.log_responsibilities(far).exp()
     torch.testing.assert_close(r.sum(1), torch.ones(4, dtype=torch.float64))
@@ -182,15 +181,15 @@ def test_one_mode_stays_one_region():
     """Two starts on the flanks of one mode have no barrier between them."""
     target, t = gaussians(torch.zeros(1, 2, dtype=torch.float64))
     near = torch.tensor([[0.2, 0.0], [-0.3, 0.1]], dtype=torch.float64)
-    assert Partition.fit(target, t, near, None, 8) is None
-    assert Partition.fit(target, t, near[:1], None, 8) is None
-    assert Partition.fit(target, t, near[:0], None, 8) is None
+    assert Partition.around(target, t, near, None, 8) is None
+    assert Partition.around(target, t, near[:1], None, 8) is None
+    assert Partition.around(target, t, near[:0], None, 8) is None
 
 
 def test_the_limit_keeps_the_best():
     centres = torch.tensor([[-8.0], [0.0], [8.0], [16.0]], dtype=torch.float64)
     target, t = gaussians(centres)
-    partition = Partition.fit(target, t, centres[[2, 0, 1, 3]], None, 2)
+    partition = Partition.around(target, t, centres[[2, 0, 1, 3]], None, 2).refined(t)
     assert partition.size == 2
     assert float(partition.log_responsibilities(t).exp().sum(1).sub(1).abs().max()) < 1e-12
 
@@ -201,7 +200,7 @@ def test_angles_take_no_part():
     target, line = gaussians(centres, [real, circular()])
     angle = 6 * torch.rand(1000, 1, generator=seed(7), dtype=torch.float64) - 3
     t = torch.cat([line, angle], 1)
-    partition = Partition.fit(target, t, torch.cat([centres, torch.zeros(2, 1)], 1), None, 8)
+    partition = Partition.around(target, t, torch.cat([centres, torch.zeros(2, 1)], 1), None, 8).refined(t)
     assert partition.centres.shape == (2, 1)
     r = partition.log_responsibilities(t)
     assert torch.equal(r, partition.log_responsibilities(torch.cat([line, -angle], 1)))
@@ -213,7 +212,18 @@ def test_regions_with_few_points_keep_their_curvature():
     target, _ = gaussians(centres)
     t = torch.randn(500, 2, generator=seed(8), dtype=torch.float64)
     precisions = torch.stack([torch.eye(2), 4 * torch.eye(2)]).double()
-    partition = Partition.fit(target, t, centres, precisions, 8)
+    partition = Partition.around(target, t, centres, precisions, 8).refined(t)
     torch.testing.assert_close(partition.centres[1], centres[1])
     torch.testing.assert_close(partition.factors[1], 0.5 * torch.eye(2, dtype=torch.float64), rtol=1e-6, atol=1e-6)
     assert 0 < float(partition.log_shares.exp()[1]) < 0.01
+
+
+def test_shares_by_height_and_width():
+    """Normal densities of these heights and curvatures have the masses p(mode) sqrt(det 2πΣ)."""
+    centres = torch.tensor([[-9.0, 0.0], [9.0, 0.0]], dtype=torch.float64)
+    target, t = gaussians(centres)
+    precisions = torch.stack([torch.eye(2), torch.diag(torch.tensor([4.0, 25.0]))]).double()
+    partition = Partition.around(target, t, centres, precisions, 8)
+    assert partition.log_shares.tolist() == [0.0, 0.0]
+    shares = partition.shared(torch.tensor([0.0, math.log(30.0)], dtype=torch.float64)).log_shares.exp()
+    assert shares.tolist() == pytest.approx([0.25, 0.75])  # 1 to 30 / (2 · 5)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["ascend", "curvature", "distinct"]
+__all__ = ["ascend", "curvature", "distinct", "newton"]
 
 HISTORY = 10
 HALVINGS = 12
 ARMIJO = 1e-4
 FLAT = 1e-7  # relative gain below which a row has arrived
+NEWTON_STEPS = 3
 
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -133,6 +134,59 @@ def curvature(function: ValueAndGradient, points: Tensor, scale: Tensor) -> Tens
     slopes = function(stencil.reshape(-1, dim))[1].view(count, 2, dim, dim)
     hessian = -(slopes[:, 0] - slopes[:, 1]) / (2 * scale[:, None])
     return 0.5 * (hessian + hessian.mT)
+
+
+def newton(
+    function: ValueAndGradient, points: Tensor, values: Tensor, precisions: Tensor, *, step: float = 0.1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Maxima to the last digit, and their curvature in units of its own deviations.
+
+    A first guess of the curvature makes a long thin maximum round: what an ascent along it would take hundreds of steps
+    for is one step, and differences of gradients are taken where the mass is, whatever the scales. At most 2 m + 4
+    evaluations with gradient each.
+
+    Args:
+        function: as in :func:`ascend`.
+        points: near maxima, shape (K, m).
+        values: there, shape (K,).
+        precisions: negative Hessians there, positive definite, shape (K, m, m).
+        step: of the differences, in deviations.
+
+    Returns:
+        Points, values, and precisions; of a point that a step does not raise, or where the curvature is not that of a
+        maximum, the old ones.
+
+    References:
+        Nocedal and Wright, Numerical Optimization (2006), chapter 6.
+
+    >>> bent = lambda x: (-x[:, 0] ** 2 - 100 * x[:, 1] ** 2, torch.stack((-2 * x[:, 0], -200 * x[:, 1]), 1))
+    >>> start, guess = torch.tensor([[1.0, 0.1]]), torch.tensor([[[3.0, 0.0], [0.0, 300.0]]])
+    >>> newton(bent, start, bent(start)[0], guess)[2].round()
+    tensor([[[  2.,   0.],
+             [  0., 200.]]])
+    """
+    lower, failed = torch.linalg.cholesky_ex(precisions)
+    # t = point + factor z has the unit precision that was guessed.
+    factors = torch.linalg.inv(torch.where(failed[:, None, None] > 0, torch.eye(points.shape[1]).to(lower), lower)).mT
+    slopes = function(points)[1]
+    for _ in range(NEWTON_STEPS):
+        moved = points + (factors @ (factors.mT @ slopes[..., None]))[..., 0]
+        new_values, new_slopes = function(moved)
+        better = (failed == 0) & (new_values > values)
+        points, slopes = torch.where(better[:, None], moved, points), torch.where(better[:, None], new_slopes, slopes)
+        values = torch.where(better, new_values, values)
+        if not bool(better.any()):
+            break
+    count, dim = points.shape
+    stencil = torch.cat([points[:, None] + step * factors.mT, points[:, None] - step * factors.mT], 1)
+    slopes = (function(stencil.reshape(-1, dim))[1].view(count, 2, dim, dim)) @ factors[:, None]
+    hessian = -(slopes[:, 0] - slopes[:, 1]) / (2 * step)
+    hessian = 0.5 * (hessian + hessian.mT)
+    sound = torch.isfinite(hessian).all((1, 2)) & (failed == 0)
+    safe = torch.where(sound[:, None, None], hessian, torch.eye(dim).to(hessian))
+    sound = sound & (torch.linalg.eigvalsh(safe)[:, 0] > 0)
+    back = torch.linalg.inv(factors)
+    return points, values, torch.where(sound[:, None, None], back.mT @ safe @ back, precisions)
 
 
 def distinct(points: Tensor, values: Tensor, metric: Tensor, *, radius: float, limit: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -195,16 +195,16 @@ class Partition:
         return torch.log_softmax(torch.where(known, stacked, 0.0), 1)
 
     @classmethod
-    def fit(
+    def around(
         cls, target: Pullback, points: Tensor, modes: Tensor, precisions: Tensor | None, limit: int
     ) -> Partition | None:
-        """Regions around the local maxima that barriers keep apart, refined on the population.
+        """Regions of equal shares around the local maxima that barriers keep apart.
 
         Args:
             target: to look for barriers; seven evaluations per pair of neighbours.
             points: the population, shape (N, m).
             modes: best first, shape (K, m).
-            precisions: their curvatures, shape (K, m, m), or None.
+            precisions: their curvatures, shape (K, m, m), or None: the points nearest to a maximum then say how wide it is.
             limit: the most regions.
 
         Returns:
@@ -220,7 +220,20 @@ class Partition:
         else:
             covariances = _neighbourhoods(z, centres)
         log_shares = torch.zeros(len(kept), dtype=z.dtype)
-        partition = cls(target.coordinates, centres, _factors(covariances, 1e-12), log_shares)
+        return cls(target.coordinates, centres, _factors(covariances, 1e-12), log_shares)
+
+    def shared(self, values: Tensor) -> Partition:
+        """The same regions with the shares of normal densities of these heights.
+
+        Args:
+            values: log-densities at the centres, shape (K,).
+        """
+        log_volumes = self.factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        return replace(self, log_shares=torch.log_softmax(values + log_volumes, 0))
+
+    def refined(self, points: Tensor) -> Partition:
+        """The regions after some rounds of expectation maximisation on the population."""
+        partition = self
         for _ in range(ROUNDS):
             partition = partition._refined(points)
         return partition

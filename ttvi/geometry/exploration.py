@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
-from .ascent import ascend, curvature, distinct
+from .ascent import ascend, curvature, distinct, newton
 from .coordinates import Coordinates, Pullback
 from .interval import to_line
 from .moves import Population, differential, hamiltonian
 from .reference import Reference
 
-__all__ = ["Cloud", "Exploration", "explore", "mean_factor", "unexplored"]
+__all__ = ["Cloud", "Exploration", "explore", "laplace_shares", "mean_factor", "unexplored"]
 
+ROUNDS = 2  # of Newton's method: the first finds the curvature of directions a thousand times longer than others
+SAME = 1e-2  # root mean square of the differences between two finds of one maximum
 LOST_SHARE = 0.02  # of the mass around all maxima, by their curvature
 NEARBY = 4.0  # times the number of coordinates, of the squared distance: a point there belongs to a maximum
 COMPACT = 0.5  # times the deviations by the curvature: what is not normal about a maximum shows further out
@@ -185,8 +187,7 @@ def mean_factor(coordinates: Coordinates, tops: Tensor, precisions: Tensor | Non
     """
     if precisions is None or not len(tops) or not bool(coordinates.line.all()):
         return None
-    log_volumes = -0.5 * torch.linalg.slogdet(precisions)[1]
-    mean = torch.einsum("k,kij->ij", torch.softmax(tops + log_volumes, 0), precisions)
+    mean = torch.einsum("k,kij->ij", laplace_shares(tops, precisions), precisions)
     lower, failed = torch.linalg.cholesky_ex(torch.linalg.inv(mean))
     return None if bool(failed) else lower
 
@@ -262,17 +263,33 @@ def _summits(
     points, tops = points[finite], tops[finite]
     if not len(points):
         return points, tops, None
-    keep = distinct(points, tops, torch.ones(points.shape[1], dtype=points.dtype), radius=1e-2, limit=settings.modes)
+    keep = distinct(points, tops, torch.ones_like(points[0]), radius=SAME, limit=settings.modes)
     points, tops = points[keep], tops[keep]
     dim = points.shape[1]
-    affordable = max(1, (settings.particles * 40) // (2 * dim))
+    affordable = max(1, (settings.particles * 40) // (2 * dim * (1 + ROUNDS)))
     points, tops = points[:affordable], tops[:affordable]
     step = 1e-3 * torch.ones(dim, dtype=points.dtype)
     hessians = curvature(target.value_and_gradient, points, step)
     real = _is_maximum(hessians, target.coordinates.line)
     if not bool(real.any()):
         return points[:0], tops[:0], None
-    return points[real], tops[real], _positive(hessians[real], target.coordinates.line)
+    points, tops, precisions = points[real], tops[real], _positive(hessians[real], target.coordinates.line)
+    if not bool(target.coordinates.line.all()):
+        return points, tops, precisions
+    for _ in range(ROUNDS):
+        points, tops, precisions = newton(target.value_and_gradient, points, tops, precisions)
+    again = distinct(points, tops, torch.ones_like(points[0]), radius=SAME, limit=settings.modes)
+    return points[again], tops[again], precisions[again]
+
+
+def laplace_shares(tops: Tensor, precisions: Tensor) -> Tensor:
+    """The shares of the mass around maxima, by their heights and curvatures.
+
+    Args:
+        tops: shape (K,).
+        precisions: shape (K, m, m).
+    """
+    return torch.softmax(tops - 0.5 * torch.linalg.slogdet(precisions)[1], 0)
 
 
 def _is_maximum(hessians: Tensor, line: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
-from ..geometry.candidates import Candidate, charts, in_chart, look, whitened
+from ..geometry.candidates import Candidate, at_maximum, charts, in_chart, look, whitened
 from ..geometry.chart import Chart
+from ..geometry.exploration import laplace_shares
 from .search import Search, merit
 from .training import excellent, trial
 
 __all__ = ["choose"]
 
 REFINEMENTS = 3
+ONLY = 0.9  # share of a maximum beside which the others do not matter
 REFINED = 0.6  # effective share from which on a mixing chart needs no refinement
 
 
@@ -29,9 +31,13 @@ def choose(search: Search) -> Candidate:
         found.append(search.nested)
     with search.account.stage("geometry"):
         looked = [seen for chart in found if (seen := _look(search, chart, points)) is not None]
+        if (seen := _at_maximum(search)) is not None:
+            looked.append(seen)
         if not looked:
             raise BudgetExhausted("nothing could be looked at")
-        looked = [_refined(search, candidate) for candidate in looked]
+        # Refined, the axes of a curvature and of a population may come to be two tries of one sort.
+        refined = sorted((_refined(search, candidate) for candidate in looked), key=merit)
+        looked = list({candidate.chart.label: candidate for candidate in refined}.values())
         trials: list[Candidate] = []
         for candidate in sorted(looked, key=merit, reverse=True):
             if any(excellent(c) for c in (*looked, *trials)):
@@ -54,6 +60,20 @@ def _look(search: Search, chart: Chart, points: Tensor) -> Candidate | None:
         return None
     search.record(candidate)
     return candidate
+
+
+def _at_maximum(search: Search) -> Candidate | None:
+    """The normal density at the only maximum that matters, if there is one."""
+    cloud = search.cloud
+    if search.plan.geometry != "auto" or cloud.precisions is None or not len(cloud.modes):
+        return None
+    if search.coordinates.dim < 2 or not bool(search.coordinates.line.all()):
+        return None
+    shares = laplace_shares(cloud.mode_values, cloud.precisions)
+    heaviest = int(shares.argmax())
+    if shares[heaviest] < ONLY:
+        return None
+    return _look(search, *at_maximum(search.coordinates, cloud.modes[heaviest], cloud.precisions[heaviest]))
 
 
 def _refined(search: Search, candidate: Candidate) -> Candidate:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import BudgetExhausted, EvaluationError
 from ..evaluation import Evaluations
 from ..flow import train as flow_training
+from ..geometry.atlas import Atlas
 from ..geometry.candidates import Candidate
 from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates
@@ -37,16 +38,18 @@ class _Start:
     """Where a flow may start.
 
     Attributes:
-        candidate: whose density it is.
-        base: that density, of the coordinates that the flow acts on.
+        label: what it is, in words.
+        base: a density of the coordinates that the flow acts on.
         chart: from those to ``x``.
         place: in words.
+        candidate: whose density it is; None for a mixture over regions.
     """
 
-    candidate: Candidate
+    label: str
     base: Any
     chart: Chart
     place: str
+    candidate: Candidate | None = None
 
 
 def polish(search: Search, fitted: Fitted) -> Fitted:
@@ -54,22 +57,23 @@ def polish(search: Search, fitted: Fitted) -> Fitted:
     if not search.gradient or fitted.ess >= (MUCH if fitted.candidate is None else POLISH_BELOW):
         return fitted
     with search.account.stage("flow"):
-        found = _best_flow(search, [start for c in _bases(search, fitted) for start in _starts(search, c)])
+        found = _best_flow(search, _starts(search, fitted))
     if found is None:
         return fitted
     start, flow = found
     candidate = start.candidate
-    search.notes.append(f"flow on {candidate.label}, {start.place}: {flow.info.message}")
+    search.notes.append(f"flow on {start.label}, {start.place}: {flow.info.message}")
     # The same density by two sets of weights: of the answer so far, only the flow's own comparison counts.
-    if not flow.info.kept or (candidate is not fitted.candidate and flow.info.ess_after < fitted.ess):
+    own = candidate is not None and candidate is fitted.candidate
+    if not flow.info.kept or (not own and flow.info.ess_after < fitted.ess):
         return fitted
     density = ChartDensity(flow, start.chart)
-    train = candidate.density if isinstance(candidate.density, TTDensity) else None
-    return Fitted(density, flow.info.ess_after, flow.info.elbo_after, f"{candidate.label} and flow", train)
+    train = candidate.density if candidate is not None and isinstance(candidate.density, TTDensity) else None
+    return Fitted(density, flow.info.ess_after, flow.info.elbo_after, f"{start.label} and flow", train)
 
 
-def _bases(search: Search, fitted: Fitted) -> list[Candidate]:
-    """What a flow may start from: the answer so far if it is near, else the best train; and the best product.
+def _starts(search: Search, fitted: Fitted) -> list[_Start]:
+    """The answer so far if it is near, else the best train; the best product; the best mixture over regions.
 
     Best is the highest bound of the evidence. It says how much there is to gain by training; an effective share is decided
     by a few draws.
@@ -78,20 +82,35 @@ def _bases(search: Search, fitted: Fitted) -> list[Candidate]:
     product = next((c for c in ranked if c.kind == "product"), None)
     train = next((c for c in ranked if c.kind == "train"), None)
     own = fitted.candidate if fitted.ess > NEAR else train
-    bases = [c for c in (own, product if product is not own else None) if c is not None]
-    least = max(c.assessment.elbo for c in bases) - HOPELESS
-    return [c for c in bases if c.assessment.elbo > least]
+    candidates = [c for c in (own, product if product is not own else None) if c is not None]
+    atlases = sorted(search.atlases, key=lambda found: found[1].elbo)[-1:]
+    least = max(seen.elbo for seen in (*(c.assessment for c in candidates), *(seen for _, seen in atlases))) - HOPELESS
+    starts = [start for c in candidates if c.assessment.elbo > least for start in _places(search, c)]
+    if not bool(search.coordinates.line.all()):
+        return starts
+    for atlas, seen in atlases:
+        if seen.elbo > least:
+            parts = [ChartDensity(part.base, _of_lines(part.chart)) for part in atlas.parts]
+            identity = Chart.identity(search.coordinates, label="atlas")
+            starts.append(_Start("atlas", Atlas(parts, atlas.log_shares), identity, "after the mixing"))
+    return starts
 
 
-def _starts(search: Search, candidate: Candidate) -> list[_Start]:
+def _places(search: Search, candidate: Candidate) -> list[_Start]:
     """In the columns of the chart; and, where it mixes them, after the mixing: a lattice is local in its own sites alone."""
-    chart, coordinates = candidate.chart, search.coordinates
+    chart, coordinates, label = candidate.chart, search.coordinates, candidate.label
     density = candidate.with_narrow_tails()
-    starts = [_Start(candidate, StretchedDensity(density, chart.stretch), chart.unstretched(), "before the mixing")]
+    stretched = StretchedDensity(density, chart.stretch)
+    starts = [_Start(label, stretched, chart.unstretched(), "before the mixing", candidate)]
     if chart.axis_aligned or not bool(coordinates.line.all()):
         return starts
-    base = ChartDensity(density, replace(chart, coordinates=Coordinates(Support.parse(dim=chart.dim))))
-    return [*starts, _Start(candidate, base, Chart.identity(coordinates, label=chart.label), "after the mixing")]
+    identity = Chart.identity(coordinates, label=chart.label)
+    return [*starts, _Start(label, ChartDensity(density, _of_lines(chart)), identity, "after the mixing", candidate)]
+
+
+def _of_lines(chart: Chart) -> Chart:
+    """The same chart of ``t`` instead of ``x``."""
+    return replace(chart, coordinates=Coordinates(Support.parse(dim=chart.dim)))
 
 
 def _best_flow(search: Search, starts: list[_Start]) -> tuple[_Start, Any] | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
+from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas, Partition
-from ..geometry.candidates import Candidate
+from ..geometry.candidates import NARROW, Candidate
 from ..geometry.chart import Chart
 from ..geometry.density import ChartDensity
 from ..geometry.product import product_density
@@ -50,30 +52,54 @@ def split(search: Search, *, needed: bool = False) -> Fitted | None:
     most = MOST_REGIONS if budget is None else max(2, min(MOST_REGIONS, budget // 2000))
     with search.account.stage("atlas"):
         try:
-            partition = Partition.fit(search.target, cloud.points, cloud.modes, cloud.precisions, most)
-            if partition is None:
+            around = Partition.around(search.target, cloud.points, cloud.modes, cloud.precisions, most)
+            if around is None:
                 return None
-            return _atlas(search, partition) if needed or _promising(search, partition) else None
+            partitions = [around.refined(cloud.points)]
+            if cloud.precisions is not None:
+                partitions.append(around.shared(search.target(_centres(search, around))))
+            partition, promising = _best(search, partitions)
+            return _atlas(search, partition) if needed or promising else None
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
 
 
-def _promising(search: Search, partition: Partition) -> bool:
-    """Whether normal densities in the regions already do better than what there is."""
-    parts = []
+def _best(search: Search, partitions: Sequence[Partition]) -> tuple[Partition, bool]:
+    """The partition whose normal densities do best, and whether they do better than what there is.
+
+    Shapes by the population, or by the curvature alone: of many directions a thousand points know less than that.
+    """
+    best = max((row["ess"] for row in search.tried), default=0.0)
+    found = [_normal_regions(search, partition) for partition in partitions]
+    k = max(range(len(found)), key=lambda j: found[j].ess)
+    promising = found[k].ess > 0.3 or found[k].ess > 2 * best
+    if not promising:
+        search.notes.append(
+            f"{partitions[k].size} regions with an effective share of {found[k].ess:.2g} only: no atlas"
+        )
+    return partitions[k], promising
+
+
+def _normal_regions(search: Search, partition: Partition) -> Assessment:
+    """What normal densities in the regions are worth; a flow may start from them."""
+    parts, narrow = [], []
     noise = torch.randn(DRAWS, search.coordinates.dim, generator=search.generator, dtype=torch.float64)
     for k in range(partition.size):
         chart = _local_chart(search, partition, k)
         w = torch.where(chart.stretch.fixed, _spread(search, chart), chart.stretch.inverse(noise)[0])
         parts.append(ChartDensity(product_density(chart, w), chart))
+        narrow.append(ChartDensity(product_density(chart, w, safe=NARROW), chart))
     seen = search.weigh(Atlas(parts, partition.log_shares))
-    best = max((row["ess"] for row in search.tried), default=0.0)
-    search.record_atlas("normal regions", seen)
-    promising = seen.ess > 0.3 or seen.ess > 2 * best
-    if not promising:
-        search.notes.append(f"{partition.size} regions with an effective share of {seen.ess:.2g} only: no atlas")
-    return promising
+    search.record_atlas("normal regions", seen, Atlas(narrow, partition.log_shares))
+    return seen
+
+
+def _centres(search: Search, partition: Partition) -> Tensor:
+    """The middles of the regions, in ``t``; angles and finite values as in the middle of the population."""
+    line = search.coordinates.line
+    middle = torch.where(line, 0.0, search.cloud.points.median(0).values)
+    return middle.repeat(partition.size, 1).masked_scatter(line, partition.centres)
 
 
 def _atlas(search: Search, partition: Partition) -> Fitted | None:
@@ -88,7 +114,7 @@ def _atlas(search: Search, partition: Partition) -> Fitted | None:
     atlas = Atlas(parts, torch.tensor([c.assessment.log_evidence for c in regions], dtype=torch.float64))
     seen = search.weigh(atlas)
     search.notes.append(f"an atlas of {len(parts)} regions has an effective share of {seen.ess:.2g}")
-    search.record_atlas(f"{len(parts)} trains", seen)
+    search.record_atlas(f"{len(parts)} trains", seen, atlas)
     return Fitted(atlas, seen.ess, seen.elbo, f"atlas of {len(parts)} regions", parts[0].base)
 
 
@@ -100,9 +126,7 @@ def _region(search: Search, partition: Partition, k: int, budget: int) -> Candid
         t, slope = chart.to_t(w)
         return search.target(t) + slope + partition.log_responsibilities(t)[:, k]
 
-    line = search.coordinates.line
-    centre = torch.where(line, 0.0, search.cloud.points.median(0).values)
-    centre = centre.masked_scatter(line, partition.centres[k])[None]
+    centre = _centres(search, partition)[k : k + 1]
     tol = max(search.plan.tol, REGION_TOL)
     return train_in(
         search,

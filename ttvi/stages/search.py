@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..evaluation import Evaluations
 from ..geometry.assessment import Assessment, assess
+from ..geometry.atlas import Atlas
 from ..geometry.candidates import Candidate
 from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates, Pullback
@@ -68,6 +69,7 @@ class Search:
         notes: what the user is told about the choices.
         tried: rows of the table of what was tried.
         seen: the charts' products and trains, as they were assessed.
+        atlases: mixtures over regions, of ``x``, as they were assessed.
         target: the log-density of ``t``.
         cloud: where the mass is; the exploration sets it.
         chart: the triangular chart that the equilibration ended with, if there was one.
@@ -83,6 +85,7 @@ class Search:
     notes: list[str] = field(default_factory=list)
     tried: list[dict[str, Any]] = field(default_factory=list)
     seen: list[Candidate] = field(default_factory=list)
+    atlases: list[tuple[Atlas, Assessment]] = field(default_factory=list, repr=False)
     target: Pullback = field(init=False, repr=False)
     cloud: Cloud = field(init=False, repr=False)
     chart: Chart | None = None
@@ -98,10 +101,11 @@ class Search:
         self.tried.append(candidate.row())
         self.seen.append(candidate)
 
-    def record_atlas(self, kind: str, seen: Assessment) -> None:
-        """Remember what an atlas was worth."""
+    def record_atlas(self, kind: str, seen: Assessment, atlas: Atlas) -> None:
+        """Remember an atlas, and what it was worth."""
         row = {"geometry": "atlas", "kind": kind, "ess": seen.ess, "elbo": seen.elbo, "pareto_k": seen.pareto_k}
         self.tried.append(row)
+        self.atlases.append((atlas, seen))
 
     def weigh(self, density: Any) -> Assessment:
         """Weights of draws of ``x``."""

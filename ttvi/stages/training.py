@@ -28,6 +28,7 @@ LESS_ERROR = 0.8  # or of the error of the train: an effective share may hang on
 NODES_EXPECTED = 20
 MOST_EVALUATIONS = 12_000_000
 MOST_RANK = 40  # that the curvature may ask for
+FOR_AXES = 3  # times the rank of others, up to which a train in the user's coordinates is tried before them
 LEAST_EVALUATIONS = 50
 CONSIDERED = 2048  # points among which those far apart are looked for
 INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
@@ -142,9 +143,17 @@ def train(search: Search, chosen: Candidate) -> Fitted:
             f"{share:.1%} of a product's draws have density zero: an edge, which no basis size resolves"
         )
         search.most_per_train = AGAIN * search.plan.trial(search.coordinates.dim)
-    start = _affordable_chart(search, chosen)
-    if start is None:
+    starts = _affordable_charts(search, chosen)
+    if not starts:
         return _raised(search, chosen, ())
+    found = _trained_from(search, chosen, starts[0])
+    if found.ess >= NEAR or len(starts) == 1:
+        return found
+    return max(found, _raised(search, starts[1], RANKS[:1]), key=lambda f: f.ess)
+
+
+def _trained_from(search: Search, chosen: Candidate, start: Candidate) -> Fitted:
+    """The best train in the chart of ``start``, or what was chosen where none is better."""
     if start is chosen and search.plan.budget is None and search.coordinates.dim <= FEW_COORDINATES:
         return _best_of_rivals(search, chosen)
     if not _beats_product(search, start):
@@ -284,25 +293,28 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int], *, most: int 
     return Fitted.of(result)
 
 
-def _affordable_chart(search: Search, best: Candidate) -> Candidate | None:
-    """The candidate to train in: the best one, or the one whose curvature promises the lowest rank; None if none does.
+def _affordable_charts(search: Search, best: Candidate) -> list[Candidate]:
+    """The candidates to train in: the best one, or those whose curvature promises a low rank, lowest first.
 
-    A trial may end for want of evaluations long before the rank of a chain is reached; the curvature knows better.
+    A trial may end for want of evaluations long before the rank of a chain is reached; the curvature knows better. It
+    speaks for one maximum only: chains with walls between their halves are low in rank in the user's own coordinates
+    alone, which therefore go first unless others promise far less.
     """
     if search.coordinates.dim <= FEW_COORDINATES or (best.kind == "train" and best.assessment.ess > NEAR):
-        return best
+        return [best]
     cloud = search.cloud
     if cloud.precisions is None:
         if best.kind == "train":
-            return best
-        return max((c for c in search.seen if c.kind == "train"), key=merit, default=None)
+            return [best]
+        return sorted((c for c in search.seen if c.kind == "train"), key=merit)[-1:]
     distinct = {c.chart.label: c for c in sorted(search.seen, key=merit)}
     ranks = {label: predicted_rank(c.chart, cloud.modes, cloud.precisions, TRIAL_TOL) for label, c in distinct.items()}
     search.notes.append(
         "ranks that the curvature asks for: " + ", ".join(f"{label} {rank}" for label, rank in ranks.items())
     )
-    label = min(ranks, key=lambda name: ranks[name])
-    return distinct[label] if ranks[label] <= MOST_RANK else None
+    low = [label for label, rank in ranks.items() if rank <= MOST_RANK]
+    low.sort(key=lambda label: ranks[label] / (FOR_AXES if distinct[label].chart.axis_aligned else 1))
+    return [distinct[label] for label in low]
 
 
 def _beats_product(search: Search, candidate: Candidate) -> bool:

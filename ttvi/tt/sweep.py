@@ -169,18 +169,23 @@ def _split(
     """The dominant columns of a fiber matrix, measured in the orthonormal frames of its two interfaces."""
     r, n, _ = values.shape
     pivots = right_frame.shape[0]
-    framed = (frame @ (values * root_weight[:, None]).reshape(r, -1)).reshape(r * n, -1)
+    # Far from the largest value seen, entries are as small as 1e-300: their squares and reciprocals are no numbers.
+    values = _to_unit(values)
+    framed = _to_unit((frame @ (values * root_weight[:, None]).reshape(r, -1)).reshape(r * n, -1))
     plain = values.reshape(r * n, -1)
     u, sigma, vh = torch.linalg.svd(framed[:, :pivots] @ right_frame.T, full_matrices=False)
     size = float(sigma.norm()) if pivots else 0.0
-    floor = torch.finfo(values.dtype).eps * 4 * max(size, torch.finfo(values.dtype).tiny)
+    eps = torch.finfo(values.dtype).eps
+    nothing = eps**2  # beside the largest entry, which is one
+    size = size if size > nothing else 0.0
+    floor = eps * 4 * max(size, nothing)
     keep = sigma > floor
     u, sigma, vh = u[:, keep], sigma[keep], vh[keep]
     basis = plain[:, :pivots] @ (right_frame.T @ (vh.T / sigma))
 
     extra, extra_plain = framed[:, pivots:], plain[:, pivots:]
     norms = extra.norm(dim=0)
-    use = norms > 0
+    use = norms > eps * nothing
     weight = importance[use] / norms[use] * (size if size > 0 else 1.0)
     shadow = u.T @ extra[:, use]
     p, tau, qh = torch.linalg.svd((extra[:, use] - u @ shadow) * weight, full_matrices=False)
@@ -195,7 +200,13 @@ def _split(
     rank = choose_rank(spectrum, tol * size, min(max_rank, r * n))
     wanted = choose_rank(spectrum, tol * size)
     discarded = float(spectrum[rank:].norm()) / size if rank < wanted else 0.0
-    return _Split(basis[:, order[:rank]], float(tau.norm()) / size, discarded)
+    return _Split(_to_unit(basis[:, order[:rank]], 0), float(tau.norm()) / size, discarded)
+
+
+def _to_unit(matrix: Tensor, dim: int | None = None) -> Tensor:
+    """Divided by its largest entry, or every column by its own; zero stays zero."""
+    peak = matrix.abs().amax() if dim is None else matrix.abs().amax(dim, keepdim=True)
+    return matrix / torch.where(peak > 0, peak, 1.0)
 
 
 def _choose_rows(grid: Grid, basis: Tensor, left: Tensor, incumbents: Tensor, n: int) -> tuple[Tensor, Tensor]:
