@@ -15,12 +15,25 @@ from .coordinates import Coordinates, Pullback
 from .product import product_density
 from .stretch import tail_exponent
 
-__all__ = ["GEOMETRIES", "Candidate", "at_maximum", "charts", "in_chart", "look", "triangular", "whitened"]
+__all__ = [
+    "CURVATURE",
+    "GEOMETRIES",
+    "NARROWEST",
+    "Candidate",
+    "at_maximum",
+    "charts",
+    "in_chart",
+    "look",
+    "triangular",
+    "whitened",
+]
 
 GEOMETRIES = ("auto", "axis", "whitened", "triangular", "atlas")
 MOST_WHITENED = 512
+CURVATURE = "curvature"  # label of the chart of Laplace's approximation
 QUANTILES = 4096  # of a normal column
-NARROW = 0.05  # share of the draws of a product with some column far out, where a flow starts from it
+NARROW = 0.05  # share of the draws of a product with some column far out, where it is mixed in
+NARROWEST = 0.01  # and where a flow starts from it, which moves none of what is far out
 
 
 @dataclass(frozen=True)
@@ -41,11 +54,15 @@ class Candidate:
     kind: str
     points: Tensor | None = None
 
-    def with_narrow_tails(self) -> Any:
-        """The product again for a flow to start from, or to mix in: what a safe one spends far out would only cost there."""
+    def with_narrow_tails(self, safe: float = NARROW) -> Any:
+        """The product again for a flow to start from, or to mix in: what a safe one spends far out would only cost there.
+
+        Args:
+            safe: share of the draws that have some column far out.
+        """
         if self.points is None:
             return self.density
-        return product_density(self.chart, self.chart.from_t(self.points)[0], safe=NARROW)
+        return product_density(self.chart, self.chart.from_t(self.points)[0], safe=safe)
 
     @property
     def label(self) -> str:
@@ -124,7 +141,7 @@ def at_maximum(coordinates: Coordinates, mode: Tensor, precision: Tensor) -> tup
     """
     values, vectors = torch.linalg.eigh(precision)
     matrix = vectors * values.rsqrt()
-    chart = Chart.plain_affine(coordinates, mode, matrix, label="curvature")
+    chart = Chart.plain_affine(coordinates, mode, matrix, label=CURVATURE)
     levels = (torch.arange(QUANTILES, dtype=matrix.dtype) + 0.5) / QUANTILES
     generator = torch.Generator().manual_seed(0)
     orders = torch.rand(QUANTILES, len(mode), generator=generator, dtype=matrix.dtype).argsort(0)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
-from ..geometry.candidates import Candidate, at_maximum, charts, in_chart, look, whitened
+from ..geometry.candidates import CURVATURE, Candidate, at_maximum, charts, in_chart, look, whitened
 from ..geometry.chart import Chart
 from ..geometry.exploration import laplace_shares
 from .search import Search, merit
@@ -35,9 +35,12 @@ def choose(search: Search) -> Candidate:
             looked.append(seen)
         if not looked:
             raise BudgetExhausted("nothing could be looked at")
-        # Refined, the axes of a curvature and of a population may come to be two tries of one sort.
+        # Refined, the axes of a curvature and of a population may come to be two tries of one sort; unrefined, the former are
+        # worth a train only where they are best.
         refined = sorted((_refined(search, candidate) for candidate in looked), key=merit)
-        looked = list({candidate.chart.label: candidate for candidate in refined}.values())
+        looked = [
+            c for c in {c.chart.label: c for c in refined}.values() if c.chart.label != CURVATURE or c is refined[-1]
+        ]
         trials: list[Candidate] = []
         for candidate in sorted(looked, key=merit, reverse=True):
             if any(excellent(c) for c in (*looked, *trials)):

@@ -13,7 +13,7 @@ from ..errors import BudgetExhausted, EvaluationError
 from ..evaluation import Evaluations
 from ..flow import train as flow_training
 from ..geometry.atlas import Atlas
-from ..geometry.candidates import Candidate
+from ..geometry.candidates import NARROWEST, Candidate
 from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity, StretchedDensity
@@ -83,23 +83,21 @@ def _starts(search: Search, fitted: Fitted) -> list[_Start]:
     train = next((c for c in ranked if c.kind == "train"), None)
     own = fitted.candidate if fitted.ess > NEAR else train
     candidates = [c for c in (own, product if product is not own else None) if c is not None]
-    atlases = sorted(search.atlases, key=lambda found: found[1].elbo)[-1:]
-    least = max(seen.elbo for seen in (*(c.assessment for c in candidates), *(seen for _, seen in atlases))) - HOPELESS
-    starts = [start for c in candidates if c.assessment.elbo > least for start in _places(search, c)]
-    if not bool(search.coordinates.line.all()):
-        return starts
-    for atlas, seen in atlases:
-        if seen.elbo > least:
-            parts = [ChartDensity(part.base, _of_lines(part.chart)) for part in atlas.parts]
-            identity = Chart.identity(search.coordinates, label="atlas")
-            starts.append(_Start("atlas", Atlas(parts, atlas.log_shares), identity, "after the mixing"))
-    return starts
+    atlas, seen = max(search.atlases, key=lambda found: found[1].elbo, default=(None, None))
+    bound = max((c.assessment.elbo for c in candidates), default=-math.inf)
+    if atlas is None or seen is None or seen.elbo - HOPELESS < bound or not bool(search.coordinates.line.all()):
+        near = (c for c in candidates if c.assessment.elbo > bound - HOPELESS)
+        return [start for c in near for start in _places(search, c)]
+    # Only where nothing else is near: a flow closes the gaps between overlapping regions slowly.
+    parts = [ChartDensity(part.base, _of_lines(part.chart)) for part in atlas.parts]
+    identity = Chart.identity(search.coordinates, label="atlas")
+    return [_Start("atlas", Atlas(parts, atlas.log_shares), identity, "after the mixing")]
 
 
 def _places(search: Search, candidate: Candidate) -> list[_Start]:
     """In the columns of the chart; and, where it mixes them, after the mixing: a lattice is local in its own sites alone."""
     chart, coordinates, label = candidate.chart, search.coordinates, candidate.label
-    density = candidate.with_narrow_tails()
+    density = candidate.with_narrow_tails(NARROWEST)
     stretched = StretchedDensity(density, chart.stretch)
     starts = [_Start(label, stretched, chart.unstretched(), "before the mixing", candidate)]
     if chart.axis_aligned or not bool(coordinates.line.all()):
@@ -120,15 +118,18 @@ def _best_flow(search: Search, starts: list[_Start]) -> tuple[_Start, Any] | Non
     flows = [(start, flow) for start, flow in tried if flow is not None]
     if not flows:
         return None
-    start, flow = max(flows, key=lambda found: _bound(found[1]))
+    start, flow = max(flows, key=lambda found: _bound(search, *found)) if several else flows[0]
     if several and flow.info.kept:
         flow = _flow(search, start, flow, FLOW_STEPS) or flow
     return start, flow
 
 
-def _bound(flow: Any) -> float:
-    bound = float(flow.info.elbo_after)
-    return bound if math.isfinite(bound) else -math.inf
+def _bound(search: Search, start: _Start, flow: Any) -> float:
+    """Of the evidence, without the twentieth of the draws that is worst: after a short training a few of them decide the rest."""
+    try:
+        return search.weigh(ChartDensity(flow, start.chart)).elbo
+    except BudgetExhausted:
+        return -math.inf
 
 
 def _flow(search: Search, start: _Start, begun: Any, steps: int) -> Any:

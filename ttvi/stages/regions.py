@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BudgetExhausted
 from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas, Partition
-from ..geometry.candidates import NARROW, Candidate
+from ..geometry.candidates import NARROWEST, Candidate
 from ..geometry.chart import Chart
 from ..geometry.density import ChartDensity
 from ..geometry.product import product_density
@@ -89,7 +89,7 @@ def _normal_regions(search: Search, partition: Partition) -> Assessment:
         chart = _local_chart(search, partition, k)
         w = torch.where(chart.stretch.fixed, _spread(search, chart), chart.stretch.inverse(noise)[0])
         parts.append(ChartDensity(product_density(chart, w), chart))
-        narrow.append(ChartDensity(product_density(chart, w, safe=NARROW), chart))
+        narrow.append(ChartDensity(product_density(chart, w, safe=NARROWEST), chart))
     seen = search.weigh(Atlas(parts, partition.log_shares))
     search.record_atlas("normal regions", seen, Atlas(narrow, partition.log_shares))
     return seen

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import BudgetExhausted, ConvergenceWarning, EvaluationError
 from ..geometry.assessment import assess
-from ..geometry.candidates import Candidate, in_chart
+from ..geometry.candidates import CURVATURE, Candidate, in_chart
 from ..geometry.chart import Chart
 from ..geometry.curvature_rank import predicted_rank
 from ..tt.density import TTDensity
@@ -147,9 +147,10 @@ def train(search: Search, chosen: Candidate) -> Fitted:
     if not starts:
         return _raised(search, chosen, ())
     found = _trained_from(search, chosen, starts[0])
-    if found.ess >= NEAR or len(starts) == 1:
+    axes = [c for c in starts[1:2] if c.chart.axis_aligned]
+    if found.ess >= NEAR or not axes:
         return found
-    return max(found, _raised(search, starts[1], RANKS[:1]), key=lambda f: f.ess)
+    return max(found, _raised(search, axes[0], RANKS[:1]), key=lambda f: f.ess)
 
 
 def _trained_from(search: Search, chosen: Candidate, start: Candidate) -> Fitted:
@@ -307,7 +308,9 @@ def _affordable_charts(search: Search, best: Candidate) -> list[Candidate]:
         if best.kind == "train":
             return [best]
         return sorted((c for c in search.seen if c.kind == "train"), key=merit)[-1:]
-    distinct = {c.chart.label: c for c in sorted(search.seen, key=merit)}
+    # The axes of the curvature have the rank one by the curvature, whatever the density does further out.
+    seen = (c for c in search.seen if c.chart is best.chart or c.chart.label != CURVATURE)
+    distinct = {c.chart.label: c for c in sorted(seen, key=merit)}
     ranks = {label: predicted_rank(c.chart, cloud.modes, cloud.precisions, TRIAL_TOL) for label, c in distinct.items()}
     search.notes.append(
         "ranks that the curvature asks for: " + ", ".join(f"{label} {rank}" for label, rank in ranks.items())
