@@ -63,6 +63,28 @@ def test_gaussian():
     assert torch.allclose(posterior.log_prob(x), exact, atol=0.05)
 
 
+def test_a_gaussian_in_oblique_directions_of_very_different_widths():
+    """Deviations from 0.01 to 30: the curvature at the one maximum that there is tells all of it."""
+    made = torch.Generator().manual_seed(3)
+    axes = torch.linalg.qr(torch.randn(16, 16, generator=made, dtype=torch.float64))[0]
+    widths = torch.logspace(-2, 1.5, 16, dtype=torch.float64)
+    centre = 10 * torch.randn(16, generator=made, dtype=torch.float64)
+    posterior = ttvi.fit(lambda x: -0.5 * ((x - centre) @ (axes / widths)).square().sum(1), dim=16, seed=0)
+    assert posterior.log_evidence[0] == pytest.approx(8 * LOG_2PI + float(widths.log().sum()), abs=1e-3)
+    assert posterior.diagnostics.ess > 0.99
+    assert "curvature" in posterior.diagnostics.geometry[0]
+
+
+@pytest.mark.slow
+def test_a_chain_with_walls_is_built_in_its_own_sites():
+    """Ends free, so that half of the chain may be in one well and half in the other: low in rank in the sites alone."""
+    problem = ttvi.problems.get("free-ends-chain-50")
+    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=0)
+    assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=2e-2)
+    assert posterior.diagnostics.ess > 0.5
+    assert "axis, train" in posterior.diagnostics.geometry[0]
+
+
 @pytest.mark.parametrize(("function", "dim", "log_evidence"), [(funnel, 2, math.log(2) + LOG_2PI), (two_modes, 2, 0.0)])
 def test_evidence_in_closed_form(function, dim, log_evidence):
     posterior = ttvi.fit(function, dim=dim, seed=1)

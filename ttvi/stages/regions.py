@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
-from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas, Partition
-from ..geometry.candidates import NARROWEST, Candidate
+from ..geometry.candidates import NARROWEST, Candidate, triangular
 from ..geometry.chart import Chart
 from ..geometry.density import ChartDensity
 from ..geometry.product import product_density
+from ..geometry.truncation import bounds_of_mass, truncated
 from .certificate import loses_modes
+from .cover import WHOLE
 from .plan import MOST_PER_TRAIN, RANKS
 from .search import Fitted, Search
-from .training import train_in
+from .tighten import EFFECTIVE, FURTHER
+from .training import STRAY, train_in
 
 __all__ = ["split", "split_if_better"]
 
-SPLIT_BELOW = 0.8  # effective share of one train below which regions are tried
+SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
 MOST_REGIONS = 32
 DRAWS = 2048  # of the population, for the first look at the regions
 REGION_TOL = 2e-2
+POINTS_PER_LINE = 8
+BENT = "bent regions"
 
 
 def split_if_better(search: Search, best: Fitted) -> Fitted:
@@ -55,44 +61,79 @@ def split(search: Search, *, needed: bool = False) -> Fitted | None:
             around = Partition.around(search.target, cloud.points, cloud.modes, cloud.precisions, most)
             if around is None:
                 return None
-            partitions = [around.refined(cloud.points)]
-            if cloud.precisions is not None:
-                partitions.append(around.shared(search.target(_centres(search, around))))
-            partition, promising = _best(search, partitions)
-            return _atlas(search, partition) if needed or promising else None
+            regions, promising = _best(search, _possible(search, around))
+            return _atlas(search, regions) if needed or promising else None
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
 
 
-def _best(search: Search, partitions: Sequence[Partition]) -> tuple[Partition, bool]:
-    """The partition whose normal densities do best, and whether they do better than what there is.
+@dataclass(frozen=True)
+class _Regions:
+    """A partition with the coordinates of its regions, and a product density in each.
 
-    Shapes by the population, or by the curvature alone: of many directions a thousand points know less than that.
+    Attributes:
+        partition: the regions.
+        charts: one for each.
+        points: in ``t``, that each is made from.
+        kind: in words.
     """
+
+    partition: Partition
+    charts: list[Chart]
+    points: list[Tensor]
+    kind: str
+
+    def products(self, **options: Any) -> Atlas:
+        """The mixture of the product densities of the regions."""
+        pairs = zip(self.charts, self.points, strict=True)
+        parts = [ChartDensity(product_density(chart, chart.from_t(t)[0], **options), chart) for chart, t in pairs]
+        return Atlas(parts, self.partition.log_shares)
+
+
+def _possible(search: Search, around: Partition) -> list[_Regions]:
+    """Normal densities shaped by the population, or by the curvature alone: of many directions a thousand points know less
+    than that; and columns fitted to the population of each region, for bent ones.
+    """
+    refined = around.refined(search.cloud.points)
+    found = [_normal_regions(search, refined)]
+    if search.cloud.precisions is not None:
+        found.append(_normal_regions(search, around.shared(search.target(_centres(search, around)))))
+    bent = _bent_regions(search, refined)
+    return found if bent is None else [*found, bent]
+
+
+def _normal_regions(search: Search, partition: Partition) -> _Regions:
+    noise = torch.randn(DRAWS, search.coordinates.dim, generator=search.generator, dtype=torch.float64)
+    charts = [_local_chart(search, partition, k) for k in range(partition.size)]
+    columns = (torch.where(c.stretch.fixed, _spread(search, c), c.stretch.inverse(noise)[0]) for c in charts)
+    points = [chart.to_t(w)[0] for chart, w in zip(charts, columns, strict=True)]
+    return _Regions(partition, charts, points, "normal regions")
+
+
+def _bent_regions(search: Search, partition: Partition) -> _Regions | None:
+    """None where some region has too few points for regressions."""
+    owner = partition.log_responsibilities(search.cloud.points).argmax(1)
+    points = [search.cloud.points[owner == k] for k in range(partition.size)]
+    lines = int(search.coordinates.line.sum())
+    if search.cloud.beta < 1 or lines < 2 or min(len(t) for t in points) < POINTS_PER_LINE * lines:
+        return None
+    charts = [triangular(search.coordinates, t) for t in points]
+    return _Regions(partition, charts, points, BENT)
+
+
+def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, bool]:
+    """The regions whose product densities do best together, and whether that is better than what there is."""
     best = max((row["ess"] for row in search.tried), default=0.0)
-    found = [_normal_regions(search, partition) for partition in partitions]
+    found = [search.weigh(regions.products()) for regions in possible]
+    for regions, seen in zip(possible, found, strict=True):
+        search.record_atlas(regions.kind, seen, regions.products(safe=NARROWEST))
     k = max(range(len(found)), key=lambda j: found[j].ess)
     promising = found[k].ess > 0.3 or found[k].ess > 2 * best
     if not promising:
-        search.notes.append(
-            f"{partitions[k].size} regions with an effective share of {found[k].ess:.2g} only: no atlas"
-        )
-    return partitions[k], promising
-
-
-def _normal_regions(search: Search, partition: Partition) -> Assessment:
-    """What normal densities in the regions are worth; a flow may start from them."""
-    parts, narrow = [], []
-    noise = torch.randn(DRAWS, search.coordinates.dim, generator=search.generator, dtype=torch.float64)
-    for k in range(partition.size):
-        chart = _local_chart(search, partition, k)
-        w = torch.where(chart.stretch.fixed, _spread(search, chart), chart.stretch.inverse(noise)[0])
-        parts.append(ChartDensity(product_density(chart, w), chart))
-        narrow.append(ChartDensity(product_density(chart, w, safe=NARROWEST), chart))
-    seen = search.weigh(Atlas(parts, partition.log_shares))
-    search.record_atlas("normal regions", seen, Atlas(narrow, partition.log_shares))
-    return seen
+        size = possible[k].partition.size
+        search.notes.append(f"{size} regions with an effective share of {found[k].ess:.2g} only: no atlas")
+    return possible[k], promising
 
 
 def _centres(search: Search, partition: Partition) -> Tensor:
@@ -102,31 +143,48 @@ def _centres(search: Search, partition: Partition) -> Tensor:
     return middle.repeat(partition.size, 1).masked_scatter(line, partition.centres)
 
 
-def _atlas(search: Search, partition: Partition) -> Fitted | None:
+def _atlas(search: Search, regions: _Regions) -> Fitted | None:
     """The trains of the regions, mixed by their masses; None if none could be built."""
-    left = search.left(0.6, among=partition.size)
+    size = regions.partition.size
+    left = search.left(0.6, among=size)
     share = MOST_PER_TRAIN // 5 if left is None else left
-    trained = [_region(search, partition, k, share) for k in range(partition.size)]
-    regions = [c for c in trained if c is not None and math.isfinite(c.assessment.log_evidence)]
-    if not regions:
+    tried = [_region(search, regions, k, share) for k in range(size)]
+    trained = [c for c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
+    if not trained:
         return None
-    parts = [ChartDensity(c.density, c.chart) for c in regions]
-    atlas = Atlas(parts, torch.tensor([c.assessment.log_evidence for c in regions], dtype=torch.float64))
+    parts, masses = [], []
+    for candidate in trained:
+        for density, part in _without_ends(candidate):
+            parts.append(ChartDensity(density, candidate.chart))
+            masses.append(candidate.assessment.log_evidence + math.log(part))
+    atlas = Atlas(parts, torch.tensor(masses, dtype=torch.float64))
     seen = search.weigh(atlas)
-    search.notes.append(f"an atlas of {len(parts)} regions has an effective share of {seen.ess:.2g}")
-    search.record_atlas(f"{len(parts)} trains", seen, atlas)
-    return Fitted(atlas, seen.ess, seen.elbo, f"atlas of {len(parts)} regions", parts[0].base)
+    search.notes.append(f"an atlas of {len(trained)} regions has an effective share of {seen.ess:.2g}")
+    search.record_atlas(f"{len(trained)} trains", seen, atlas)
+    return Fitted(atlas, seen.ess, seen.elbo, f"atlas of {len(trained)} regions", parts[0].base)
 
 
-def _region(search: Search, partition: Partition, k: int, budget: int) -> Candidate | None:
+def _without_ends(candidate: Candidate) -> list[tuple[Any, float]]:
+    """A train that owes divergence to stray draws in two parts: cut off where its weights end, and a little of it further out."""
+    a, stretch = candidate.assessment, candidate.chart.stretch
+    if a.divergence < STRAY or a.ess * len(a.points) < EFFECTIVE:
+        return [(candidate.density, 1.0)]
+    near = truncated(candidate.density, *bounds_of_mass(stretch, a.points, a.log_weights))
+    wide = truncated(candidate.density, *bounds_of_mass(stretch, a.points, a.log_weights, further=FURTHER))
+    return [(near, 1 - WHOLE), (wide, WHOLE)]
+
+
+def _region(search: Search, regions: _Regions, k: int, budget: int) -> Candidate | None:
     """The train of one region: of the target times the region's share in every point."""
-    chart = _local_chart(search, partition, k)
+    chart, partition = regions.charts[k], regions.partition
 
     def log_density(w: Tensor) -> Tensor:
         t, slope = chart.to_t(w)
         return search.target(t) + slope + partition.log_responsibilities(t)[:, k]
 
     centre = _centres(search, partition)[k : k + 1]
+    if regions.kind == BENT:
+        centre = torch.cat([centre, regions.points[k]])
     tol = max(search.plan.tol, REGION_TOL)
     return train_in(
         search,
