@@ -11,6 +11,7 @@ from scipy.special import ive
 
 from ttvi.errors import ConvergenceWarning
 from ttvi.tt import Categorical, CrossInfo, CrossOptions, Fourier, Hermite, Legendre, Piecewise, SweepRecord, TTDensity
+from ttvi.tt.sweep import _split
 
 
 class Recorder:
@@ -390,3 +391,24 @@ def test_options_are_overridden_by_arguments():
     )
     assert density.info.error < 3e-3
     assert max(density.info.ranks) > 1
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-290])
+def test_a_half_sweep_far_from_everything_seen(scale, generator):
+    """Entries whose squares are zero span the same columns as ordinary ones."""
+    values = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64, device=generator.device)
+    frames = torch.eye(3).to(values), torch.ones(5).to(values), torch.eye(2).to(values), torch.ones(5).to(values)
+    plain, tiny = (_split(v, *frames, 1e-6, 20) for v in (values, scale * values))
+    spans = [(q := torch.linalg.qr(part.basis).Q) @ q.T for part in (plain, tiny)]
+    torch.testing.assert_close(spans[1], spans[0])
+    assert tiny.residual == pytest.approx(plain.residual)
+
+
+def test_pivots_of_next_to_nothing_beside_test_columns(generator):
+    """A current train of 1e-310 has singular values without reciprocals: the test columns alone are kept."""
+    values = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64, device=generator.device)
+    values[..., :2] *= 1e-310
+    frames = torch.eye(3).to(values), torch.ones(5).to(values), torch.eye(2).to(values), torch.ones(5).to(values)
+    split = _split(values, *frames, 1e-6, 20)
+    assert split.basis.shape == (15, 5)
+    assert bool(torch.isfinite(split.basis).all())

@@ -30,7 +30,7 @@ SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
 MOST_REGIONS = 32
 DRAWS = 2048  # of the population, for the first look at the regions
 REGION_TOL = 2e-2
-POINTS_PER_LINE = 8
+POINTS_PER_LINE = 8  # of the population in a region, for regressions among its columns
 BENT = "bent regions"
 
 
