@@ -24,7 +24,7 @@ from .stages.explore import explore, fallback
 from .stages.nest import nest
 from .stages.plan import Plan
 from .stages.polish import polish
-from .stages.regions import split, split_if_better
+from .stages.regions import split, split_first, split_if_better
 from .stages.search import Fitted, Search
 from .stages.tighten import tighten
 from .stages.training import raise_ranks, sharpen, train, worth_more
@@ -135,14 +135,15 @@ def _approximate(search: Search, target: Target) -> Fitted:
         chosen = choose(search)
     except BudgetExhausted:
         return fallback(search)
-    best = train(search, chosen)
-    if search.plan.geometry == "auto":
+    auto = search.plan.geometry == "auto"
+    best = (split_first(search, chosen) if auto else None) or train(search, chosen)
+    if auto:
         best = split_if_better(search, best)
     if worth_more(search, best):
         best = raise_ranks(search, best)
     best = sharpen(search, best)
     best = cover(search, best)
-    if search.plan.geometry == "auto":
+    if auto:
         best = bridge_if_better(search, best)
     if search.plan.flow:
         best = polish(search, best)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .assessment import Assessment, assess
+from .axes import axes
 from .chart import Chart
 from .coordinates import Coordinates, Pullback
 from .product import product_density
@@ -108,8 +109,10 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Ch
     return found
 
 
-def whitened(coordinates: Coordinates, points: Tensor, label: str = "whitened") -> Chart:
-    """Principal axes of the lines, widest first; angles and finite sets stay."""
+def whitened(
+    coordinates: Coordinates, points: Tensor, label: str = "whitened", *, order: Tensor | None = None
+) -> Chart:
+    """Principal axes of the lines, widest first, or every line given the earlier ones in an order; angles and finite sets stay."""
     line = coordinates.line
     number = line.nonzero()[:, 0]
     columns = points[:, number]
@@ -119,17 +122,16 @@ def whitened(coordinates: Coordinates, points: Tensor, label: str = "whitened") 
     correlation = (centred / scale).T @ (centred / scale) / count
     shrink = min(0.5, 0.1 * dim / count)
     correlation = (1 - shrink) * correlation + shrink * torch.eye(dim, dtype=points.dtype)
-    values, vectors = torch.linalg.eigh(correlation * scale[:, None] * scale)
-    order = values.argsort(descending=True)
-    axes = vectors[:, order] * values[order].clamp_min(1e-24).sqrt()
     matrix = torch.eye(coordinates.dim, dtype=points.dtype)
-    matrix[number[:, None], number[None]] = axes
+    matrix[number[:, None], number[None]] = axes(correlation * scale[:, None] * scale, order)
     loc = torch.where(line, points.mean(0), 0.0)
     return Chart.affine(coordinates, points, loc, matrix, label=label)
 
 
-def at_maximum(coordinates: Coordinates, mode: Tensor, precision: Tensor) -> tuple[Chart, Tensor]:
-    """Principal axes of the curvature at a maximum, widest first; and points as they are spread if it is all there is.
+def at_maximum(
+    coordinates: Coordinates, mode: Tensor, precision: Tensor, order: Tensor | None = None
+) -> tuple[Chart, Tensor]:
+    """Axes of the curvature at a maximum (:mod:`.axes`), and points as they are spread if it is all there is.
 
     Laplace's approximation: what a population of a thousand estimates with errors of some per cent in every one of many
     directions, a density that is nearly normal tells exactly.
@@ -138,9 +140,9 @@ def at_maximum(coordinates: Coordinates, mode: Tensor, precision: Tensor) -> tup
         coordinates: all of them lines.
         mode: shape (m,).
         precision: shape (m, m).
+        order: in which the coordinates follow from each other; None for principal axes.
     """
-    values, vectors = torch.linalg.eigh(precision)
-    matrix = vectors * values.rsqrt()
+    matrix = axes(torch.linalg.inv(precision), order)
     chart = Chart.plain_affine(coordinates, mode, matrix, label=CURVATURE)
     levels = (torch.arange(QUANTILES, dtype=matrix.dtype) + 0.5) / QUANTILES
     generator = torch.Generator().manual_seed(0)

@@ -36,11 +36,10 @@ def choose(search: Search) -> Candidate:
         if not looked:
             raise BudgetExhausted("nothing could be looked at")
         # Refined, the axes of a curvature and of a population may come to be two tries of one sort; unrefined, the former are
-        # worth a train only where they are best.
+        # worth a train only where they are best, or where coordinates follow from each other.
         refined = sorted((_refined(search, candidate) for candidate in looked), key=merit)
-        looked = [
-            c for c in {c.chart.label: c for c in refined}.values() if c.chart.label != CURVATURE or c is refined[-1]
-        ]
+        worth = (c for c in refined if c.chart.label != CURVATURE or c is refined[-1] or search.order is not None)
+        looked = list({c.chart.label: c for c in worth}.values())
         trials: list[Candidate] = []
         for candidate in sorted(looked, key=merit, reverse=True):
             if any(excellent(c) for c in (*looked, *trials)):
@@ -76,7 +75,8 @@ def _at_maximum(search: Search) -> Candidate | None:
     heaviest = int(shares.argmax())
     if shares[heaviest] < ONLY:
         return None
-    return _look(search, *at_maximum(search.coordinates, cloud.modes[heaviest], cloud.precisions[heaviest]))
+    mode, precision = cloud.modes[heaviest], cloud.precisions[heaviest]
+    return _look(search, *at_maximum(search.coordinates, mode, precision, search.order))
 
 
 def _refined(search: Search, candidate: Candidate) -> Candidate:
@@ -101,7 +101,8 @@ def _refined(search: Search, candidate: Candidate) -> Candidate:
         if candidate.chart.label == "triangular":
             chart, _ = Chart.triangular(search.coordinates, points, candidate.chart.order, label="triangular")
         else:
-            chart = whitened(search.coordinates, points)
+            order = search.order if chart.label == CURVATURE else None
+            chart = whitened(search.coordinates, points, chart.label if order is not None else "whitened", order=order)
         better = _look(search, chart, points)
         if better is None or merit(better) < merit(candidate):
             break

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.atlas import Atlas, Partition
+from ..geometry.axes import axes
 from ..geometry.candidates import NARROWEST, Candidate, triangular
 from ..geometry.chart import Chart
 from ..geometry.density import ChartDensity
@@ -24,9 +25,11 @@ from .search import Fitted, Search
 from .tighten import EFFECTIVE, FURTHER
 from .training import STRAY, train_in
 
-__all__ = ["split", "split_if_better"]
+__all__ = ["split", "split_first", "split_if_better"]
 
 SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
+HOPELESS = 0.02  # effective share of the best chart below which regions come before a large train
+FAIR = 0.3  # effective share of the products of the regions that promises good trains
 MOST_REGIONS = 32
 DRAWS = 2048  # of the population, for the first look at the regions
 REGION_TOL = 2e-2
@@ -45,6 +48,14 @@ def split_if_better(search: Search, best: Fitted) -> Fitted:
     if atlas.ess > best.ess or (lost and atlas.ess > 0.5 and not loses_modes(search, atlas)):
         return atlas
     return best
+
+
+def split_first(search: Search, chosen: Candidate) -> Fitted | None:
+    """An atlas before any large train: no chart of the whole space is good for anything, and products in regions are."""
+    if chosen.assessment.ess >= HOPELESS or len(search.cloud.modes) < 2:
+        return None
+    atlas = split(search)
+    return atlas if atlas is not None and atlas.ess > SPLIT_BELOW else None
 
 
 def split(search: Search, *, needed: bool = False) -> Fitted | None:
@@ -105,7 +116,7 @@ def _possible(search: Search, around: Partition) -> list[_Regions]:
 
 def _normal_regions(search: Search, partition: Partition) -> _Regions:
     noise = torch.randn(DRAWS, search.coordinates.dim, generator=search.generator, dtype=torch.float64)
-    charts = [_local_chart(search, partition, k) for k in range(partition.size)]
+    charts = [_local_chart(search, partition, k, search.order) for k in range(partition.size)]
     columns = (torch.where(c.stretch.fixed, _spread(search, c), c.stretch.inverse(noise)[0]) for c in charts)
     points = [chart.to_t(w)[0] for chart, w in zip(charts, columns, strict=True)]
     return _Regions(partition, charts, points, "normal regions")
@@ -129,7 +140,7 @@ def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, bool]
     for regions, seen in zip(possible, found, strict=True):
         search.record_atlas(regions.kind, seen, regions.products(safe=NARROWEST))
     k = max(range(len(found)), key=lambda j: found[j].ess)
-    promising = found[k].ess > 0.3 or found[k].ess > 2 * best
+    promising = found[k].ess > FAIR or found[k].ess > 2 * best
     if not promising:
         size = possible[k].partition.size
         search.notes.append(f"{size} regions with an effective share of {found[k].ess:.2g} only: no atlas")
@@ -203,13 +214,12 @@ def _spread(search: Search, chart: Chart) -> Tensor:
     return points[torch.arange(DRAWS) % len(points)]
 
 
-def _local_chart(search: Search, partition: Partition, k: int) -> Chart:
-    """Coordinates of one region: the axes of its covariance."""
+def _local_chart(search: Search, partition: Partition, k: int, order: Tensor | None) -> Chart:
+    """Coordinates of one region: the axes of its covariance, or every line given the earlier ones in an order."""
     dim, line = search.coordinates.dim, search.coordinates.line
     number = line.nonzero()[:, 0]
-    values, vectors = torch.linalg.eigh(partition.factors[k] @ partition.factors[k].T)
-    order = values.argsort(descending=True)
     matrix = torch.eye(dim, dtype=torch.float64)
-    matrix[number[:, None], number[None]] = vectors[:, order] * values[order].clamp_min(1e-24).sqrt()
+    covariance = partition.factors[k] @ partition.factors[k].T
+    matrix[number[:, None], number[None]] = axes(covariance, order)
     loc = torch.zeros(dim, dtype=torch.float64).masked_scatter(line, partition.centres[k])
     return Chart.plain_affine(search.coordinates, loc, matrix, label=f"region {k}")

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..evaluation import Evaluations
 from ..geometry.assessment import Assessment, assess
 from ..geometry.atlas import Atlas
+from ..geometry.axes import markov_order
 from ..geometry.candidates import Candidate
 from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates, Pullback
@@ -95,6 +96,14 @@ class Search:
     def __post_init__(self) -> None:
         slopes = self.account.value_and_gradient if self.gradient else None
         self.target = Pullback(self.coordinates, self.account, slopes)
+
+    @property
+    def order(self) -> Tensor | None:
+        """In which the lines follow from each other, by the curvature at the highest maximum; None where they do not."""
+        if self.cloud.precisions is None or not len(self.cloud.precisions):
+            return None
+        line = self.coordinates.line
+        return markov_order(self.cloud.precisions[0][line][:, line])
 
     def record(self, candidate: Candidate) -> None:
         """Remember a candidate."""
