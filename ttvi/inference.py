@@ -17,7 +17,7 @@ from .geometry.coordinates import Coordinates
 from .posterior import Posterior
 from .stages.bridges import bridge_if_better
 from .stages.certificate import census, certify, unseen
-from .stages.choose import choose
+from .stages.choose import choose, look_around
 from .stages.cover import cover, safeguard
 from .stages.equilibrate import equilibrate
 from .stages.explore import explore, fallback
@@ -132,11 +132,11 @@ def _approximate(search: Search, target: Target) -> Fitted:
             return atlas
         equilibrate(search)
         nest(search)
-        chosen = choose(search)
+        looked = look_around(search)
     except BudgetExhausted:
         return fallback(search)
     auto = search.plan.geometry == "auto"
-    best = (split_first(search, chosen) if auto else None) or train(search, chosen)
+    best = (split_first(search, looked) if auto else None) or train(search, choose(search, looked))
     if auto:
         best = split_if_better(search, best)
     if worth_more(search, best):

@@ -19,6 +19,7 @@ __all__ = ["Atlas", "Partition"]
 
 BARRIER = 2.0  # nats below the lower of two maxima that keep them apart
 SMALLEST_SHARE = 1e-4
+NEGLIGIBLE_SHARE = 1e-6
 FREEDOM = 4.0  # degrees of, of the components
 ROUNDS = 10
 NEIGHBOURS = 6
@@ -230,6 +231,19 @@ class Partition:
         """
         log_volumes = self.factors.diagonal(dim1=1, dim2=2).log().sum(1)
         return replace(self, log_shares=torch.log_softmax(values + log_volumes, 0))
+
+    def of_weight(self, points: Tensor, values: Tensor) -> Partition | None:
+        """The regions that hold some of the population, or some mass as normal densities; None when that is one only.
+
+        Args:
+            points: the population, shape (N, m).
+            values: log-densities at the centres, shape (K,).
+        """
+        inhabited = self.log_responsibilities(points).exp().sum(0) > 0.5
+        kept = inhabited | (self.shared(values).log_shares > math.log(NEGLIGIBLE_SHARE))
+        if int(kept.sum()) < 2:
+            return None
+        return replace(self, centres=self.centres[kept], factors=self.factors[kept], log_shares=self.log_shares[kept])
 
     def refined(self, points: Tensor) -> Partition:
         """The regions after some rounds of expectation maximisation on the population."""

@@ -1,6 +1,8 @@
-"""Which coordinates: every chart is looked at, and a small train is tried in each."""
+"""Which coordinates: every chart is looked at, and small trains are tried."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -12,15 +14,15 @@ from ..geometry.exploration import laplace_shares
 from .search import Search, merit
 from .training import excellent, trial
 
-__all__ = ["choose"]
+__all__ = ["choose", "look_around"]
 
 REFINEMENTS = 3
 ONLY = 0.9  # share of a maximum beside which the others do not matter
 REFINED = 0.6  # effective share from which on a mixing chart needs no refinement
 
 
-def choose(search: Search) -> Candidate:
-    """Look at every chart, try a small train in each, and say which and why.
+def look_around(search: Search) -> list[Candidate]:
+    """The product density of every chart, refined; worst first.
 
     Raises:
         BudgetExhausted: nothing could be looked at.
@@ -39,17 +41,22 @@ def choose(search: Search) -> Candidate:
         # worth a train only where they are best, or where coordinates follow from each other.
         refined = sorted((_refined(search, candidate) for candidate in looked), key=merit)
         worth = (c for c in refined if c.chart.label != CURVATURE or c is refined[-1] or search.order is not None)
-        looked = list({c.chart.label: c for c in worth}.values())
-        trials: list[Candidate] = []
+        return list({c.chart.label: c for c in worth}.values())
+
+
+def choose(search: Search, looked: Sequence[Candidate]) -> Candidate:
+    """Try a small train in each chart, and say which is best and why."""
+    trials: list[Candidate] = []
+    with search.account.stage("geometry"):
         for candidate in sorted(looked, key=merit, reverse=True):
             if any(excellent(c) for c in (*looked, *trials)):
                 break
             if (trained := trial(search, candidate)) is not None:
                 trials.append(trained)
-    best = max(looked + trials, key=merit)
+    best = max([*looked, *trials], key=merit)
     search.notes.append(
         f"{best.chart.label} coordinates: {best.kind} with an effective share of {best.assessment.ess:.2g} "
-        f"(tried {', '.join(f'{c.label} {c.assessment.ess:.2g}' for c in looked + trials)})"
+        f"(tried {', '.join(f'{c.label} {c.assessment.ess:.2g}' for c in [*looked, *trials])})"
     )
     return best
 

@@ -68,7 +68,7 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     A train may fall short by orders of magnitude far out, where nothing in its own draws shows it; a product with
     safe tails does not, so that the weights of the mixture are bounded and the evidence is right on average.
     """
-    if fitted.candidate is None or fitted.candidate.kind == "product":
+    if fitted.candidate is None or (fitted.candidate.kind == "product" and fitted.uncut is None):
         return fitted
     chart = fitted.candidate.chart
     products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
@@ -76,7 +76,10 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     if fitted.uncut is not None:
         parts.append(fitted.uncut)
         shares.append(WHOLE)
-    if products:
+    if fitted.candidate.kind == "product":
+        parts.append(ChartDensity(products[0].density, chart))
+        shares.append(REST)
+    elif products:
         own = fitted.candidate.assessment
         narrow = products[0].with_narrow_tails()
         harmless = _harmless(products[0], max(COST, COST_SHARE * (own.log_evidence - own.elbo)))

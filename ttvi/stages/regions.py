@@ -50,9 +50,9 @@ def split_if_better(search: Search, best: Fitted) -> Fitted:
     return best
 
 
-def split_first(search: Search, chosen: Candidate) -> Fitted | None:
-    """An atlas before any large train: no chart of the whole space is good for anything, and products in regions are."""
-    if chosen.assessment.ess >= HOPELESS or len(search.cloud.modes) < 2:
+def split_first(search: Search, looked: Sequence[Candidate]) -> Fitted | None:
+    """An atlas before any train: no chart of the whole space is good for anything, and products in regions are."""
+    if max(c.assessment.ess for c in looked) >= HOPELESS or len(search.cloud.modes) < 2:
         return None
     atlas = split(search)
     return atlas if atlas is not None and atlas.ess > SPLIT_BELOW else None
@@ -70,6 +70,7 @@ def split(search: Search, *, needed: bool = False) -> Fitted | None:
     with search.account.stage("atlas"):
         try:
             around = Partition.around(search.target, cloud.points, cloud.modes, cloud.precisions, most)
+            around = around and around.of_weight(cloud.points, search.target(_centres(search, around)))
             if around is None:
                 return None
             regions, promising = _best(search, _possible(search, around))

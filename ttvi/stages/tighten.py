@@ -1,4 +1,4 @@
-"""The far ends of a train cut off, where its error is all there is."""
+"""The far ends of a train or a product cut off, where its error or its safety is all there is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
-from ..geometry.candidates import Candidate, in_chart
+from ..geometry.candidates import in_chart
 from ..geometry.chart import Chart
 from ..geometry.conditional import ConditionallyAffine
 from ..geometry.density import ChartDensity
@@ -20,21 +20,24 @@ from .search import Fitted, Search
 __all__ = ["tighten"]
 
 EFFECTIVE = 500  # draws and more, by whose weights the ends are found
+MANY = 32_768  # draws, of which only those beyond the ends are evaluated
 FURTHER = 8.0  # deviations of a column, of the second cut
 NEAR_STEPS, FAR_STEPS = 4, 12  # of the grid of leading coordinates, past its edge
 LOST = 0.02  # of the effective share that may get lost by it, which is within its noise
 
 
 def tighten(search: Search, fitted: Fitted) -> Fitted:
-    """Cut the columns of a train off where neither weighted draws nor the population go.
+    """Cut the columns of a train, or of a product that is the answer, off where neither weighted draws nor the population go.
 
     A train is wrong by its tolerance anywhere, so that a few of ten thousand draws lie far out on the line: by their
-    weights they are nothing, but a plain mean over draws of a scale parameter is ruined by one. What the cut may take from
-    the target, a small share of a train cut much further out gives back.
+    weights they are nothing, but a plain mean over draws of a scale parameter is ruined by one. A product was judged with half
+    of its draws far out in some column, and has its narrow tails instead. What the cut may take from the target, a small share
+    of a density cut much further out gives back.
     """
     candidate = fitted.candidate
-    if candidate is None or candidate.kind != "train" or not isinstance(candidate.density, TTDensity):
+    if candidate is None or not isinstance(candidate.density, TTDensity):
         return fitted
+    whole = candidate.with_narrow_tails()
     a, chart = candidate.assessment, candidate.chart
     if a.ess * len(a.points) < EFFECTIVE:
         return fitted
@@ -43,21 +46,32 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
     share = a.log_weights.logsumexp(0) - torch.tensor(float(max(1, len(population)))).log()
     log_weights = torch.cat([a.log_weights, share.expand(len(population))])
     points = torch.cat([a.points, population])
-    density = truncated(
-        candidate.density, *_within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights), NEAR_STEPS)
-    )
-    ends = _within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights, further=FURTHER), FAR_STEPS)
-    wide = truncated(candidate.density, *ends)
     try:
         with search.account.stage("train"):
+            beyond = _beyond(search, whole, chart, *bounds_of_mass(chart.stretch, points, log_weights))
+            points, log_weights = torch.cat([points, beyond[0]]), torch.cat([log_weights, beyond[1]])
+            near = _within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights), NEAR_STEPS)
+            density = truncated(whole, *near)
             seen = assess(density, in_chart(search.target, chart), search.plan.checks, search.generator)
     except BudgetExhausted:
         return fitted
+    ends = _within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights, further=FURTHER), FAR_STEPS)
+    wide = truncated(whole, *ends)
     if seen.ess < (1 - LOST) * a.ess:
         return fitted
-    cut = Candidate(chart, density, seen, "train")
+    cut = replace(candidate, density=density, assessment=seen)
     search.record(cut)
     return replace(Fitted.of(cut), uncut=ChartDensity(wide, chart), ends=ends)
+
+
+def _beyond(search: Search, density: TTDensity, chart: Chart, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Of many more draws of a density, those beyond its bounds, and their log weights: what the few may have missed.
+
+    Next to the end of an interval a thousandth of the mass may lie in a tail that has no end within five thousand draws.
+    """
+    w = density.sample((MANY,), generator=search.generator)
+    w = w[((w < lower) | (w > upper)).any(1)][: search.plan.checks]
+    return w, in_chart(search.target, chart)(w) - density.log_prob(w)
 
 
 def _within_grid(chart: Chart, lower: Tensor, upper: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted, EvaluationError
+from .algebra import evaluate_indices
 from .cache import Grid, GridFunction
 from .canonical import orthogonalize, truncate
 from .guard import search
@@ -20,6 +21,9 @@ from .sweep import CrossState, HalfSweep, Validation, half_sweep, validate
 from .train import TensorTrain
 
 __all__ = ["CrossOptions", "CrossResult", "cross_density", "effective_fraction"]
+
+
+WRONG = 0.5  # of a coefficient, from which on a point is still to be learnt
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,10 @@ def _climb(run: _Run, indices: Tensor, values: Tensor, init: Tensor) -> None:
             beta = min(1.0, max(_next_beta(beta, values, log_g2, goal), options.ladder_growth * beta))
             attempts = 0
         weights = torch.softmax(beta * values - log_g2, 0)
-        samples, forced = run.pick(weights, check.indices, options.enrichment), init
+        samples, forced = (
+            run.pick(weights, check.indices, options.enrichment),
+            _unmet(run, DensityTarget(run, beta), init),
+        )
 
 
 def _start_warm(run: _Run, warm: CrossState, init: Tensor) -> None:
@@ -253,6 +260,22 @@ def _start_warm(run: _Run, warm: CrossState, init: Tensor) -> None:
     for _ in range(2):
         target = DensityTarget(run, 1.0)
         run.step(target, init[:0], init, tol=options.tol, max_rank=rank, stage="refine", error=None)
+
+
+def _unmet(run: _Run, target: Target, known: Tensor) -> Tensor:
+    """Of points known to matter those that the train is wrong at, highest density first, and no more than its ranks can take.
+
+    Every forced point is a fiber at every cut: forty of them beside twelve pivots make a half-sweep four times as long, and
+    crowd out what the density itself asks for.
+    """
+    if not len(known) or run.train is None:
+        return known
+    mantissa, log = evaluate_indices(run.train, known)
+    wanted, wanted_log = target.coefficients(known)
+    ratio = mantissa / wanted * (log - wanted_log).exp()
+    wrong = ~((ratio - 1).abs() < WRONG)
+    highest = torch.where(wrong, wanted_log, -torch.inf).argsort(descending=True)[: int(wrong.sum())]
+    return known[highest[: max(run.options.enrichment, max(run.train.ranks) // 4)]]
 
 
 def _draw(run: _Run, target: DensityTarget, count: int) -> tuple[Validation, Tensor, Tensor]:
@@ -303,7 +326,7 @@ def _refine(run: _Run, target: Target, init: Tensor, relevance: float) -> tuple[
         worst = check.indices[check.errors.argsort(descending=True)[:half]]
         others = check.indices[: tests - half]
         affordable = max(run.affordable_rank(1.0), rank)  # never less than there is: many of its fibers are known
-        forced = torch.cat([init, found])
+        forced = torch.cat([_unmet(run, target, init), found])
         result = run.step(
             target,
             torch.cat([worst, others]),
