@@ -193,6 +193,7 @@ class _Regression:
         self.z, self.weight, self.y = z, weight, y * weight
         self.columns = _design(z, list(range(z.shape[1])), []) * weight[:, None]
         self.gram = self.columns.T @ self.columns
+        self._bent: dict[int, Tensor] = {}
 
     def solve(self, linear: list[int], pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, their standard errors, and the weighted residuals."""
@@ -216,32 +217,39 @@ class _Regression:
 
         Correlations are in units of what each product must have, ``level`` of shape (k + 1, k), the constant one last.
         """
-        # All k² products at once, by three matrix products and without ever holding their N·k² entries.
-        weighted = self.z * self.weight[:, None]
-        centred = residual - residual.mean()
-        total, squares = self.z.T @ weighted, self.z.square().T @ weighted.square()
-        variance = squares - total.square() / len(self.z)
-        covariance = (self.z * centred[:, None]).T @ weighted
-        usable = variance > 1e-12 * squares
-        norm = torch.where(usable, variance, 1.0) * centred.square().sum()
-        squared = torch.where(usable, covariance.square() / norm.clamp_min(1e-300), 0.0).triu()
-        strength = squared / torch.minimum(level[:-1], level[:-1].T)
+        strength = self._correlations(residual, self.z, self.z).triu() / torch.minimum(level[:-1], level[:-1].T)
         best = divmod(int(strength.argmax()), strength.shape[1])
         return float(strength[best]), best
 
     def strongest_bend(
-        self, residual: Tensor, bent: list[int], level: Tensor, others: Sequence[int]
+        self, residual: Tensor, bent: list[int], level: Tensor, others: list[int]
     ) -> tuple[float, tuple[int, int]]:
         """Likewise of the products of one of the columns ``others`` with a bend of one of the columns ``bent``."""
-        dim = self.z.shape[1]
-        right = torch.tensor([dim + 1 + len(KNOTS) * j + c for j in bent for c in range(len(KNOTS))])
-        left = torch.tensor(others)
-        pairs = torch.cartesian_prod(left, right)
-        products = expand(self.z, pairs[:, 0]) * expand(self.z, pairs[:, 1]) * self.weight[:, None]
-        column = torch.div(right - dim - 1, len(KNOTS), rounding_mode="floor")
-        strength = _squared_correlations(products, residual) / level[left][:, column].flatten()
-        best = int(strength.argmax())
-        return float(strength[best]), (int(pairs[best, 0]), int(pairs[best, 1]))
+        dim, knots = self.z.shape[1], len(KNOTS)
+        columns = torch.cat([self._bends(j) for j in bent], 1)
+        strength = self._correlations(residual, expand(self.z, torch.tensor(others)), columns)
+        strength = strength / level[others][:, bent].repeat_interleave(knots, 1)
+        row, column = divmod(int(strength.argmax()), strength.shape[1])
+        return float(strength[row, column]), (others[row], dim + 1 + knots * bent[column // knots] + column % knots)
+
+    def _bends(self, j: int) -> Tensor:
+        """Column j bent at every knot, shape (N, knots)."""
+        if j not in self._bent:
+            knots = torch.tensor(KNOTS, dtype=self.z.dtype, device=self.z.device)
+            self._bent[j] = hinge(self.z[:, j, None] - knots)
+        return self._bent[j]
+
+    def _correlations(self, residual: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Squared, of the weighted products of two sets of columns (N, k) and (N, l) with a residual; zero for constants."""
+        # All products at once, by three matrix products and without ever holding their N·k·l entries.
+        weighted = right * self.weight[:, None]
+        centred = residual - residual.mean()
+        total, squares = left.T @ weighted, left.square().T @ weighted.square()
+        variance = squares - total.square() / len(left)
+        covariance = (left * centred[:, None]).T @ weighted
+        usable = variance > 1e-12 * squares
+        norm = torch.where(usable, variance, 1.0) * centred.square().sum()
+        return torch.where(usable, covariance.square() / norm.clamp_min(1e-300), 0.0)
 
 
 def _squared_correlations(columns: Tensor, y: Tensor) -> Tensor:
@@ -271,11 +279,9 @@ def _fit_mean(
         levels[[*(linear if j in shared else nearest), dim], j] = min(level, LIKELY * math.log(count) / count)
     while len(pairs) < MAX_PAIRS:
         strength, pair = regression.strongest_pair(residual, levels)
-        for columns, others in ((bent, range(dim + 1)), (nearest, (*nearest, dim))):
+        for columns, others in ((bent, list(range(dim + 1))), (nearest, [*nearest, dim])):
             if columns:
-                strength, pair = max(
-                    (strength, pair), regression.strongest_bend(residual, columns, levels, list(others))
-                )
+                strength, pair = max((strength, pair), regression.strongest_bend(residual, columns, levels, others))
         if strength < 1 or pair in pairs:
             break
         pairs.append(pair)
