@@ -227,3 +227,21 @@ def test_shares_by_height_and_width():
     assert partition.log_shares.tolist() == [0.0, 0.0]
     shares = partition.shared(torch.tensor([0.0, math.log(30.0)], dtype=torch.float64)).log_shares.exp()
     assert shares.tolist() == pytest.approx([0.25, 0.75])  # 1 to 30 / (2 · 5)
+
+
+def test_regions_that_hold_nothing_are_left_out():
+    """Three maxima, one of next to no mass and without points: two regions; with points there, three."""
+    centres = torch.tensor([[-20.0, 0.0], [0.0, 0.0], [20.0, 0.0]], dtype=torch.float64)
+    target, _ = gaussians(centres)
+    noise = torch.randn(600, 2, generator=seed(7), dtype=torch.float64)
+    everywhere = centres[torch.arange(600) % 3] + noise
+    outside = centres[2 * (torch.arange(600) % 2)] + noise
+    precisions = torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
+    partition = Partition.around(target, everywhere, centres, precisions, 8)
+    assert partition is not None
+    values = torch.tensor([0.0, -30.0, 0.0], dtype=torch.float64)[(partition.centres[:, 0] / 20).round().long() + 1]
+    assert partition.of_weight(everywhere, values).size == 3
+    kept = partition.of_weight(outside, values)
+    assert sorted(kept.centres[:, 0].tolist()) == pytest.approx([-20.0, 20.0])
+    torch.testing.assert_close(kept.log_responsibilities(outside).exp().sum(1), torch.ones(600, dtype=torch.float64))
+    assert partition.of_weight(outside[:300] * 0 + centres[0], torch.tensor([0.0, -30.0, -30.0]).double()) is None

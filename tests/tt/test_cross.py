@@ -412,3 +412,17 @@ def test_pivots_of_next_to_nothing_beside_test_columns(generator):
     split = _split(values, *frames, 1e-6, 20)
     assert split.basis.shape == (15, 5)
     assert bool(torch.isfinite(split.basis).all())
+
+
+@pytest.mark.parametrize("share", [1e-35, 1e-60, 0.0])
+def test_pivots_of_next_to_nothing_and_test_columns_of_nothing(generator, share):
+    """Beside the largest entry, which lies where no frame looks, there is nothing to divide by."""
+    values = torch.zeros(3, 5, 7, dtype=torch.float64, device=generator.device)
+    values[..., :2] = share * torch.rand(3, 5, 2, generator=generator, dtype=torch.float64, device=generator.device)
+    values[2, 4, 6] = 1.0
+    frame = torch.diag(torch.tensor([1.0, 1.0, 0.0])).to(values)
+    split = _split(
+        values, frame, torch.ones(5).to(values), share * torch.eye(2).to(values), torch.ones(5).to(values), 1e-6, 20
+    )
+    assert math.isfinite(split.residual)
+    assert bool(torch.isfinite(split.basis).all())

@@ -21,6 +21,7 @@ from .reference import Reference
 __all__ = ["Cloud", "Exploration", "explore", "laplace_shares", "mean_factor", "unexplored"]
 
 ROUNDS = 2  # of Newton's method: the first finds the curvature of directions a thousand times longer than others
+INVERTIBLE = 1e-13  # of the largest curvature, what the smallest must be
 SAME = 1e-2  # root mean square of the differences between two finds of one maximum
 LOST_SHARE = 0.02  # of the mass around all maxima, by their curvature
 NEARBY = 4.0  # times the number of coordinates, of the squared distance: a point there belongs to a maximum
@@ -278,6 +279,7 @@ def _summits(
         return points, tops, precisions
     for _ in range(ROUNDS):
         points, tops, precisions = newton(target.value_and_gradient, points, tops, precisions)
+    precisions = _positive(precisions, target.coordinates.line, INVERTIBLE)  # a neck's may be singular to rounding
     again = distinct(points, tops, torch.ones_like(points[0]), radius=SAME, limit=settings.modes)
     return points[again], tops[again], precisions[again]
 
@@ -299,11 +301,11 @@ def _is_maximum(hessians: Tensor, line: Tensor) -> Tensor:
     return values[:, 0] > 1e-8 * values[:, -1]
 
 
-def _positive(hessians: Tensor, line: Tensor) -> Tensor:
+def _positive(hessians: Tensor, line: Tensor, least: float = 1e-6) -> Tensor:
     """Symmetric matrices with eigenvalues bounded away from zero; the identity outside the lines."""
     both = line[:, None] & line[None]
     eye = torch.eye(len(line), dtype=hessians.dtype)
     values, vectors = torch.linalg.eigh(torch.where(both, hessians, eye))
-    floor = 1e-6 * values.abs().amax(-1, keepdim=True).clamp_min(1e-12)
+    floor = least * values.abs().amax(-1, keepdim=True).clamp_min(1e-12)
     values = torch.where(values > floor, values, torch.maximum(values.abs(), floor))
     return vectors @ torch.diag_embed(values) @ vectors.mT

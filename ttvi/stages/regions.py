@@ -28,7 +28,7 @@ from .training import STRAY, train_in
 __all__ = ["split", "split_first", "split_if_better"]
 
 SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
-HOPELESS = 0.02  # effective share of the best chart below which regions come before a large train
+HOPELESS = 0.1  # effective share of the best product of the whole space below which regions come before any train
 FAIR = 0.3  # effective share of the products of the regions that promises good trains
 MOST_REGIONS = 32
 DRAWS = 2048  # of the population, for the first look at the regions

@@ -178,7 +178,7 @@ def _split(
     eps = torch.finfo(values.dtype).eps
     nothing = eps**2  # beside the largest entry, which is one
     size = size if size > nothing else 0.0
-    floor = eps * 4 * max(size, nothing)
+    floor = eps * 4 * size if size else nothing
     keep = sigma > floor
     u, sigma, vh = u[:, keep], sigma[keep], vh[keep]
     basis = plain[:, :pivots] @ (right_frame.T @ (vh.T / sigma))
