@@ -73,6 +73,20 @@ class Atlas(Composed):
         dead = (stacked == -math.inf).all(0)  # their gradients would be NaN
         return torch.where(dead, -math.inf, torch.logsumexp(torch.where(dead, 0.0, stacked), 0))
 
+    def log_responsibilities(self, value: Tensor) -> Tensor:
+        """Logarithms of the shares of the parts in the density at every point; equal ones where there is none.
+
+        Args:
+            value: shape (N, D).
+
+        Returns:
+            Shape (N, K), in exponentials adding up to one.
+        """
+        terms = [part.log_prob(value) + share for part, share in zip(self.parts, self.log_shares, strict=True)]
+        stacked = torch.stack(terms, 1)
+        somewhere = (stacked > -math.inf).any(1, keepdim=True)
+        return torch.log_softmax(torch.where(somewhere, stacked, 0.0), 1)
+
     def sample(
         self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None, sobol: bool = False
     ) -> Tensor:

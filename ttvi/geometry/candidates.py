@@ -19,6 +19,7 @@ from .stretch import tail_exponent
 __all__ = [
     "CURVATURE",
     "GEOMETRIES",
+    "NARROW",
     "NARROWEST",
     "Candidate",
     "at_maximum",

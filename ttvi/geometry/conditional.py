@@ -134,7 +134,7 @@ class ConditionallyAffine(Mixing):
             weights = (weights[:, :, None] * shares[:, None]).flatten(1)
         table = self._table.to(flat)
         found = torch.nn.functional.embedding_bag(nodes, table, per_sample_weights=weights, mode="sum")
-        found = found.view(*leading.shape[:-1], -1)
+        found = found.view(*leading.shape[:-1], table.shape[1])
         size = self.mean.shape[1]
         return found[..., :size], found[..., size : 2 * size], found[..., 2 * size :]
 

@@ -51,10 +51,15 @@ class NestedLaplace:
         chosen = torch.multinomial(torch.softmax(self.log_marginal, 0), count, replacement=True, generator=generator)
         noise = torch.randn(count, lead + rest, generator=generator, dtype=self.nodes.dtype)
         s = torch.cat([self.nodes[chosen] + width * noise[:, :lead], noise[:, lead:]], 1)
+        return s, self.log_prob(s)
+
+    def log_prob(self, s: Tensor) -> Tensor:
+        """The log-density of columns ``s``, shape (N, m) to (N,)."""
+        lead, width = len(self.mixing.loc), KERNEL * self.mixing.step
         squares = ((s[:, None, :lead] - self.nodes) / width).square().sum(-1)
         log_leading = torch.logsumexp(torch.log_softmax(self.log_marginal, 0) - 0.5 * squares, 1) - width.log().sum()
         log_rest = -0.5 * s[:, lead:].square().sum(1)
-        return s, log_leading + log_rest - 0.5 * (lead + rest) * math.log(2 * math.pi)
+        return log_leading + log_rest - 0.5 * s.shape[1] * math.log(2 * math.pi)
 
 
 def leading_columns(mixing: Mixing) -> list[int]:

@@ -11,6 +11,7 @@ from ..errors import BudgetExhausted
 from ..geometry.assessment import Assessment
 from ..geometry.chart import Chart
 from ..geometry.nested_laplace import NestedLaplace, leading_columns, nested_laplace
+from ..verdict import MODE_GAP
 from .search import Search
 
 __all__ = ["nest"]
@@ -20,6 +21,7 @@ KEPT = 4096
 MOST_EVALUATIONS = 400_000
 SHARE = 0.1  # of the budget
 GOOD = 0.3  # effective share from which on its draws are a better population than the one that was moved
+MISSED = 0.05  # share of the population, beyond which it is the better one of the two
 SETTLED = 0.8  # effective share at which no other choice of leading coordinates is tried
 
 
@@ -58,8 +60,14 @@ def nest(search: Search) -> None:
                 best = found
             if best is not None and best.weights.ess > SETTLED:
                 break
-    if best is not None and best.weights.ess > GOOD:
-        _offer(search, best)
+    if best is None or best.weights.ess <= GOOD:
+        return
+    if (missed := _missed(search, best)) > MISSED:
+        search.notes.append(
+            f"Laplace's method given a few coordinates has next to nothing where {missed:.0%} of the population is"
+        )
+        return
+    _offer(search, best)
 
 
 def _weighed(search: Search, leading: list[int]) -> _Weighed | None:
@@ -73,6 +81,15 @@ def _weighed(search: Search, leading: list[int]) -> _Weighed | None:
     t, volume = made.mixing.forward(s)
     values = search.target(t)
     return _Weighed(made, t, values, Assessment.of(s, values + volume - log_prob))
+
+
+def _missed(search: Search, best: _Weighed) -> float:
+    """The share of the population where the target has twenty times the density: Laplace's method knows one mode given the leading
+    coordinates, and its own weights do not tell of another.
+    """
+    s, slope = best.made.mixing.inverse(search.cloud.points)
+    gap = search.cloud.values - slope - best.made.log_prob(s) - best.weights.log_evidence
+    return float((gap > MODE_GAP).double().mean())
 
 
 def _offer(search: Search, best: _Weighed) -> None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
+from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas, Partition
 from ..geometry.axes import axes
-from ..geometry.candidates import NARROWEST, Candidate, triangular
+from ..geometry.candidates import NARROW, NARROWEST, Candidate, triangular
 from ..geometry.chart import Chart
+from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity
 from ..geometry.product import product_density
 from ..geometry.truncation import bounds_of_mass, truncated
 from .certificate import loses_modes
-from .cover import WHOLE
+from .cover import COST, WHOLE
 from .plan import MOST_PER_TRAIN, RANKS
 from .search import Fitted, Search
 from .tighten import EFFECTIVE, FURTHER
@@ -28,13 +30,14 @@ from .training import STRAY, train_in
 __all__ = ["split", "split_first", "split_if_better"]
 
 SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
-HOPELESS = 0.1  # effective share of the best product of the whole space below which regions come before any train
-FAIR = 0.3  # effective share of the products of the regions that promises good trains
+FAIR = 0.3  # effective share of products in regions that promises good trains, and of those of the whole space
 MOST_REGIONS = 32
+MOST_FIRST = 8  # regions that come before any train: of many wells in a product one train is cheaper
 DRAWS = 2048  # of the population, for the first look at the regions
 REGION_TOL = 2e-2
 POINTS_PER_LINE = 8  # of the population in a region, for regressions among its columns
-BENT = "bent regions"
+BENT_ROUNDS = 2  # of columns fitted to the points of a region, and points given to the region that has them
+SAFETY = 0.01  # share of the draws of an atlas that are of the products of its regions
 
 
 def split_if_better(search: Search, best: Fitted) -> Fitted:
@@ -52,29 +55,30 @@ def split_if_better(search: Search, best: Fitted) -> Fitted:
 
 def split_first(search: Search, looked: Sequence[Candidate]) -> Fitted | None:
     """An atlas before any train: no chart of the whole space is good for anything, and products in regions are."""
-    if max(c.assessment.ess for c in looked) >= HOPELESS or len(search.cloud.modes) < 2:
+    if max(c.assessment.ess for c in looked) >= FAIR or len(search.cloud.modes) < 2:
         return None
-    atlas = split(search)
+    atlas = split(search, most=MOST_FIRST)
     return atlas if atlas is not None and atlas.ess > SPLIT_BELOW else None
 
 
-def split(search: Search, *, needed: bool = False) -> Fitted | None:
+def split(search: Search, *, needed: bool = False, most: int = MOST_REGIONS) -> Fitted | None:
     """A train for every region around a maximum, in local coordinates; None where that does not pay or cannot be paid.
 
     Args:
         search: the fit.
         needed: spares the atlas the proof that it pays.
+        most: regions, of which there are none if there would be more.
     """
     cloud, budget = search.cloud, search.plan.budget
-    most = MOST_REGIONS if budget is None else max(2, min(MOST_REGIONS, budget // 2000))
+    limit = MOST_REGIONS if budget is None else max(2, min(MOST_REGIONS, budget // 2000))
     with search.account.stage("atlas"):
         try:
-            around = Partition.around(search.target, cloud.points, cloud.modes, cloud.precisions, most)
+            around = Partition.around(search.target, cloud.points, cloud.modes, cloud.precisions, limit)
             around = around and around.of_weight(cloud.points, search.target(_centres(search, around)))
-            if around is None:
+            if around is None or around.size > most:
                 return None
-            regions, promising = _best(search, _possible(search, around))
-            return _atlas(search, regions) if needed or promising else None
+            regions, seen, promising = _best(search, _possible(search, around))
+            return _atlas(search, regions, seen) if needed or promising else None
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
@@ -88,19 +92,34 @@ class _Regions:
         partition: the regions.
         charts: one for each.
         points: in ``t``, that each is made from.
-        kind: in words.
+        bent: whether the columns are fitted to the points, so that these are where the mass is.
     """
 
     partition: Partition
     charts: list[Chart]
     points: list[Tensor]
-    kind: str
+    bent: bool = False
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return "bent regions" if self.bent else "normal regions"
 
     def products(self, **options: Any) -> Atlas:
         """The mixture of the product densities of the regions."""
         pairs = zip(self.charts, self.points, strict=True)
         parts = [ChartDensity(product_density(chart, chart.from_t(t)[0], **options), chart) for chart, t in pairs]
         return Atlas(parts, self.partition.log_shares)
+
+    def log_responsibilities(self, coordinates: Coordinates) -> Callable[[Tensor], Tensor]:
+        """What makes the target that of the regions, ``t`` of shape (N, m) to (N, K).
+
+        Ellipses would cut the end of one bent region off and give it to another, whose train has no rank left for it.
+        """
+        if not self.bent:
+            return self.partition.log_responsibilities
+        products = self.products()
+        return lambda t: products.log_responsibilities(coordinates.to_x(t)[0])
 
 
 def _possible(search: Search, around: Partition) -> list[_Regions]:
@@ -120,21 +139,29 @@ def _normal_regions(search: Search, partition: Partition) -> _Regions:
     charts = [_local_chart(search, partition, k, search.order) for k in range(partition.size)]
     columns = (torch.where(c.stretch.fixed, _spread(search, c), c.stretch.inverse(noise)[0]) for c in charts)
     points = [chart.to_t(w)[0] for chart, w in zip(charts, columns, strict=True)]
-    return _Regions(partition, charts, points, "normal regions")
+    return _Regions(partition, charts, points)
 
 
 def _bent_regions(search: Search, partition: Partition) -> _Regions | None:
     """None where some region has too few points for regressions."""
-    owner = partition.log_responsibilities(search.cloud.points).argmax(1)
-    points = [search.cloud.points[owner == k] for k in range(partition.size)]
-    lines = int(search.coordinates.line.sum())
-    if search.cloud.beta < 1 or lines < 2 or min(len(t) for t in points) < POINTS_PER_LINE * lines:
+    everything, lines = search.cloud.points, int(search.coordinates.line.sum())
+    if search.cloud.beta < 1 or lines < 2:
         return None
-    charts = [triangular(search.coordinates, t) for t in points]
-    return _Regions(partition, charts, points, BENT)
+    log_responsibilities: Callable[[Tensor], Tensor] = partition.log_responsibilities
+    regions = None
+    for _ in range(BENT_ROUNDS):
+        owner = log_responsibilities(everything).argmax(1)
+        points = [everything[owner == k] for k in range(partition.size)]
+        if min(len(t) for t in points) < POINTS_PER_LINE * lines:
+            break
+        charts = [triangular(search.coordinates, t) for t in points]
+        log_shares = torch.tensor([len(t) for t in points], dtype=torch.float64).log()
+        regions = _Regions(replace(partition, log_shares=torch.log_softmax(log_shares, 0)), charts, points, bent=True)
+        log_responsibilities = regions.log_responsibilities(search.coordinates)
+    return regions
 
 
-def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, bool]:
+def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, Assessment, bool]:
     """The regions whose product densities do best together, and whether that is better than what there is."""
     best = max((row["ess"] for row in search.tried), default=0.0)
     found = [search.weigh(regions.products()) for regions in possible]
@@ -145,7 +172,7 @@ def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, bool]
     if not promising:
         size = possible[k].partition.size
         search.notes.append(f"{size} regions with an effective share of {found[k].ess:.2g} only: no atlas")
-    return possible[k], promising
+    return possible[k], found[k], promising
 
 
 def _centres(search: Search, partition: Partition) -> Tensor:
@@ -155,12 +182,17 @@ def _centres(search: Search, partition: Partition) -> Tensor:
     return middle.repeat(partition.size, 1).masked_scatter(line, partition.centres)
 
 
-def _atlas(search: Search, regions: _Regions) -> Fitted | None:
-    """The trains of the regions, mixed by their masses; None if none could be built."""
+def _atlas(search: Search, regions: _Regions, products: Assessment) -> Fitted | None:
+    """The trains of the regions, mixed by their masses; None if none could be built.
+
+    Products of the regions that are any good take a few of the draws, and no more than cost next to nothing: they bound the
+    weights where a train falls short.
+    """
     size = regions.partition.size
     left = search.left(0.6, among=size)
     share = MOST_PER_TRAIN // 5 if left is None else left
-    tried = [_region(search, regions, k, share) for k in range(size)]
+    log_responsibilities = regions.log_responsibilities(search.coordinates)
+    tried = [_region(search, regions, k, share, log_responsibilities) for k in range(size)]
     trained = [c for c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
     if not trained:
         return None
@@ -169,6 +201,12 @@ def _atlas(search: Search, regions: _Regions) -> Fitted | None:
         for density, part in _without_ends(candidate):
             parts.append(ChartDensity(density, candidate.chart))
             masses.append(candidate.assessment.log_evidence + math.log(part))
+    if products.ess > FAIR:
+        part = min(SAFETY, COST / max(1e-12, products.log_evidence - products.elbo))
+        narrow = regions.products(safe=NARROW)
+        total = float(torch.tensor(masses).logsumexp(0)) + math.log(part)
+        parts += narrow.parts
+        masses += (total + narrow.log_shares).tolist()
     atlas = Atlas(parts, torch.tensor(masses, dtype=torch.float64))
     seen = search.weigh(atlas)
     search.notes.append(f"an atlas of {len(trained)} regions has an effective share of {seen.ess:.2g}")
@@ -186,16 +224,18 @@ def _without_ends(candidate: Candidate) -> list[tuple[Any, float]]:
     return [(near, 1 - WHOLE), (wide, WHOLE)]
 
 
-def _region(search: Search, regions: _Regions, k: int, budget: int) -> Candidate | None:
+def _region(
+    search: Search, regions: _Regions, k: int, budget: int, log_responsibilities: Callable[[Tensor], Tensor]
+) -> Candidate | None:
     """The train of one region: of the target times the region's share in every point."""
-    chart, partition = regions.charts[k], regions.partition
+    chart = regions.charts[k]
 
     def log_density(w: Tensor) -> Tensor:
         t, slope = chart.to_t(w)
-        return search.target(t) + slope + partition.log_responsibilities(t)[:, k]
+        return search.target(t) + slope + log_responsibilities(t)[:, k]
 
-    centre = _centres(search, partition)[k : k + 1]
-    if regions.kind == BENT:
+    centre = _centres(search, regions.partition)[k : k + 1]
+    if regions.bent:
         centre = torch.cat([centre, regions.points[k]])
     tol = max(search.plan.tol, REGION_TOL)
     return train_in(

@@ -71,7 +71,7 @@ def _beyond(search: Search, density: TTDensity, chart: Chart, lower: Tensor, upp
     """
     w = density.sample((MANY,), generator=search.generator)
     w = w[((w < lower) | (w > upper)).any(1)][: search.plan.checks]
-    return w, in_chart(search.target, chart)(w) - density.log_prob(w)
+    return w, in_chart(search.target, chart)(w) - density.log_prob(w) if len(w) else w[:, 0]
 
 
 def _within_grid(chart: Chart, lower: Tensor, upper: Tensor, steps: int) -> tuple[Tensor, Tensor]:

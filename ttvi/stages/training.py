@@ -71,7 +71,9 @@ def train_in(
     budget = int(min(budget, search.account.remaining - search.plan.checks))
     if budget < LEAST_EVALUATIONS:
         return None
-    known = search.cloud.modes[: INITIAL // 4 if log_density is None else 0]  # other maxima are nothing to one region
+    # Other maxima are nothing to one region; and the densest points of a population are no maxima, but the inside of a neck.
+    maxima = log_density is None and search.cloud.precisions is not None
+    known = search.cloud.modes[: INITIAL // 4 if maxima else 0]
     found = chart.from_t(points)[0]
     init = torch.cat([far_apart(found[torch.isfinite(found).all(1)], INITIAL), chart.from_t(known)[0]])
     init = init[torch.isfinite(init).all(1)]

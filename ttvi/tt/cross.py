@@ -263,12 +263,12 @@ def _start_warm(run: _Run, warm: CrossState, init: Tensor) -> None:
 
 
 def _unmet(run: _Run, target: Target, known: Tensor) -> Tensor:
-    """Of points known to matter those that the train is wrong at, highest density first, and no more than its ranks can take.
+    """Points known to matter; of a train at the cap of its ranks those that it is wrong at, highest density first, and few.
 
-    Every forced point is a fiber at every cut: forty of them beside twelve pivots make a half-sweep four times as long, and
-    crowd out what the density itself asks for.
+    Every forced point is a fiber at every cut: where there are as many ranks as it takes they keep thin ends in sight, but forty
+    of them beside twelve pivots make a half-sweep four times as long, and crowd out what the density itself asks for.
     """
-    if not len(known) or run.train is None:
+    if not len(known) or run.train is None or max(run.train.ranks) < run.options.max_rank:
         return known
     mantissa, log = evaluate_indices(run.train, known)
     wanted, wanted_log = target.coefficients(known)

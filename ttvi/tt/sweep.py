@@ -146,7 +146,7 @@ def _columns(grid: Grid, pivots: Tensor, tests: Tensor, num_forced: int, start: 
     )  # the earliest of equals: forced ones come first
     first = first[~torch.isin(unique, known)].sort().values
     num_samples = max(1, len(tests) - num_forced)
-    weight = torch.where(first < num_forced, max(1, num_forced) ** -0.5, num_samples**-0.5)
+    weight = torch.where(first < num_forced, 1.0, num_samples**-0.5)
     return torch.cat([pivots, suffixes[first]]), weight
 
 
