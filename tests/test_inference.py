@@ -85,6 +85,49 @@ def test_a_chain_with_walls_is_built_in_its_own_sites():
     assert "axis, train" in posterior.diagnostics.geometry[0]
 
 
+def fresh_log_weights(problem, posterior):
+    x = posterior.sample((20_000,), seed=5)
+    return x, problem.log_density(x) - posterior.log_prob(x)
+
+
+@pytest.mark.slow
+def test_a_long_chain_without_a_box():
+    """Two modes of 128 finely tied sites: rank five in each, once every site is written given the one before."""
+    problem = ttvi.problems.get("ginzburg-landau-128")
+    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=0)
+    assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=5e-3)
+    _, log_weights = fresh_log_weights(problem, posterior)
+    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.9
+
+
+@pytest.mark.slow
+def test_nothing_is_cut_off_in_front_of_the_end_of_a_box():
+    """Ten bananas that end at an edge: a thousandth of the mass lies in a tail that five thousand draws do not reach."""
+    problem = ttvi.problems.get("rosenbrock-pairs-20")
+    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=8)
+    _, log_weights = fresh_log_weights(problem, posterior)
+    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.95
+
+
+@pytest.mark.slow
+def test_plain_draws_of_a_product():
+    """Where a product is the answer, its draws are not thrown out either: means without weights."""
+    problem = ttvi.problems.get("garch")
+    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=3)
+    x, log_weights = fresh_log_weights(problem, posterior)
+    assert float(((x.mean(0) - problem.moments.mean) / problem.moments.sd).abs().max()) < 0.1
+    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.8
+
+
+@pytest.mark.slow
+def test_bent_regions_own_their_ends():
+    problem = ttvi.problems.get("double-rosenbrock-11")
+    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=1)
+    assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=5e-3)
+    _, log_weights = fresh_log_weights(problem, posterior)
+    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.9
+
+
 @pytest.mark.parametrize(("function", "dim", "log_evidence"), [(funnel, 2, math.log(2) + LOG_2PI), (two_modes, 2, 0.0)])
 def test_evidence_in_closed_form(function, dim, log_evidence):
     posterior = ttvi.fit(function, dim=dim, seed=1)

@@ -132,6 +132,16 @@ def test_record(atlas):
     assert torch.equal(again.sample((9,), generator=seed(1)), atlas.sample((9,), generator=seed(1)))
 
 
+def test_responsibilities_of_the_parts(atlas):
+    """Shares of the parts in the density; equal ones where there is none."""
+    x = points()
+    r = atlas.log_responsibilities(x).exp()
+    joint = torch.stack([component(k).log_prob(x).exp() * SHARES[k] for k in range(3)], 1)
+    torch.testing.assert_close(r, joint / joint.sum(1, keepdim=True), rtol=0, atol=1e-3)
+    nowhere = torch.full((1, 2), 1e6, dtype=torch.float64)
+    assert atlas.log_responsibilities(nowhere).exp()[0].tolist() == pytest.approx([1 / 3] * 3)
+
+
 # -- partitions ------------------------------------------------------------------------------------------------------------
 
 

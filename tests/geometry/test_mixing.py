@@ -72,6 +72,15 @@ def test_round_trip(name, dtype, tolerance):
 
 
 @pytest.mark.parametrize("name", TABLE)
+def test_no_points(name):
+    mixing = TABLE[name]()
+    for way in (mixing.forward, mixing.inverse):
+        t, slope = way(normal(0, DIM))
+        assert t.shape == (0, DIM)
+        assert slope.shape == (0,)
+
+
+@pytest.mark.parametrize("name", TABLE)
 def test_log_determinant_by_autograd(name):
     mixing = TABLE[name]()
     for s in normal(5, DIM):

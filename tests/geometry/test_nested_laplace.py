@@ -1,14 +1,17 @@
 """Grids of a few leading coordinates and Laplace's method for the others: against exact marginals and precisions."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import ttvi
+from ttvi.geometry.assessment import Assessment
 from ttvi.geometry.coordinates import Coordinates, Pullback
 from ttvi.geometry.mixing import Triangular
 from ttvi.geometry.nested_laplace import leading_columns, nested_laplace
+from ttvi.stages.nest import MISSED, _missed
 from ttvi.supports import Support
 
 
@@ -57,6 +60,27 @@ def test_a_neck_is_followed_to_its_end_whether_or_not_the_population_has_been_th
     log_weights = funnel(t) + volume - log_prob
     assert abs(float(torch.logsumexp(log_weights, 0)) - math.log(4000)) < 0.01
     assert float(log_weights.std()) < 0.2
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_population_that_it_has_nothing_for_is_noticed(both):
+    """A second funnel far away, which Laplace's method from inside the first knows nothing of: half of the population, or none."""
+
+    def two(x):
+        return torch.logaddexp(funnel(x), funnel(x - 40 * torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=x.dtype)))
+
+    points = draws(1000, lowest=-6.0)
+    points = points[points[:, 2] < 3]
+    target = pullback(two, 4)
+    made = nested_laplace(target, [2], points, 10_000)
+    s, log_prob = made.sample(2000, torch.Generator().manual_seed(1))
+    t, volume = made.mixing.forward(s)
+    weighed = SimpleNamespace(made=made, weights=Assessment.of(s, target(t) + volume - log_prob))
+    if both:
+        points = torch.cat([points, points + 40 * torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)])
+    search = SimpleNamespace(cloud=SimpleNamespace(points=points, values=target(points)))
+    missed = _missed(search, weighed)
+    assert 0.4 < missed < 0.6 if both else missed < MISSED
 
 
 def test_two_leading_coordinates_and_a_precision_that_depends_on_both():
