@@ -42,13 +42,13 @@ def markov_order(precision: Tensor) -> Tensor | None:
         precision: shape (m, m).
 
     Returns:
-        Shape (m,); None where some coordinate depends on more. Of two orders, the one with fewer dependences.
+        Shape (m,); None where some coordinate depends on more, or there are no more than eight. Of two orders, the one with fewer dependences.
 
-    >>> walk = 2 * torch.eye(8, dtype=torch.float64)
-    >>> walk -= torch.diag(torch.ones(7, dtype=torch.float64), 1) + torch.diag(torch.ones(7, dtype=torch.float64), -1)
+    >>> walk = 2 * torch.eye(10, dtype=torch.float64)
+    >>> walk -= torch.diag(torch.ones(9, dtype=torch.float64), 1) + torch.diag(torch.ones(9, dtype=torch.float64), -1)
     >>> markov_order(walk).tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7]
-    >>> markov_order(torch.eye(8, dtype=torch.float64) + 1) is None
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    >>> markov_order(torch.eye(10, dtype=torch.float64) + 1) is None
     True
     """
     given = torch.arange(len(precision))
