@@ -92,8 +92,8 @@ def fresh_log_weights(problem, posterior):
 
 @pytest.mark.slow
 def test_a_long_chain_without_a_box():
-    """Two modes of 128 finely tied sites: rank five in each, once every site is written given the one before."""
-    problem = ttvi.problems.get("ginzburg-landau-128")
+    """Two modes of 256 finely tied sites: rank five in each, once every site is written given the one before."""
+    problem = ttvi.problems.get("ginzburg-landau-256")
     posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=0)
     assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=5e-3)
     _, log_weights = fresh_log_weights(problem, posterior)
