@@ -32,10 +32,11 @@ __all__ = ["split", "split_first", "split_if_better"]
 SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
 FAIR = 0.3  # effective share of products in regions that promises good trains, and of those of the whole space
 MOST_REGIONS = 32
-MOST_FIRST = 8  # regions that come before any train: of many wells in a product one train is cheaper
+MOST_FIRST = 5  # regions that come before any train: of many wells in a product one train is cheaper
 DRAWS = 2048  # of the population, for the first look at the regions
 REGION_TOL = 2e-2
 POINTS_PER_LINE = 8  # of the population in a region, for regressions among its columns
+EARLY = 2  # times the evaluations of a trial, for each region that comes before any train
 BENT_ROUNDS = 2  # of columns fitted to the points of a region, and points given to the region that has them
 SAFETY = 0.01  # share of the draws of an atlas that are of the products of its regions
 
@@ -78,7 +79,8 @@ def split(search: Search, *, needed: bool = False, most: int = MOST_REGIONS) -> 
             if around is None or around.size > most:
                 return None
             regions, seen, promising = _best(search, _possible(search, around))
-            return _atlas(search, regions, seen) if needed or promising else None
+            early = EARLY * search.plan.trial(search.coordinates.dim) if most == MOST_FIRST else MOST_PER_TRAIN // 5
+            return _atlas(search, regions, seen, early) if needed or promising else None
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
@@ -182,7 +184,7 @@ def _centres(search: Search, partition: Partition) -> Tensor:
     return middle.repeat(partition.size, 1).masked_scatter(line, partition.centres)
 
 
-def _atlas(search: Search, regions: _Regions, products: Assessment) -> Fitted | None:
+def _atlas(search: Search, regions: _Regions, products: Assessment, most: int) -> Fitted | None:
     """The trains of the regions, mixed by their masses; None if none could be built.
 
     Products of the regions that are any good take a few of the draws, and no more than cost next to nothing: they bound the
@@ -190,7 +192,7 @@ def _atlas(search: Search, regions: _Regions, products: Assessment) -> Fitted | 
     """
     size = regions.partition.size
     left = search.left(0.6, among=size)
-    share = MOST_PER_TRAIN // 5 if left is None else left
+    share = most if left is None else left
     log_responsibilities = regions.log_responsibilities(search.coordinates)
     tried = [_region(search, regions, k, share, log_responsibilities) for k in range(size)]
     trained = [c for c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
