@@ -19,6 +19,7 @@ from torch.distributions import Gamma, Normal
 
 import ttvi
 from ttvi.errors import EvaluationError
+from ttvi.stages import certificate
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -90,23 +91,26 @@ def fresh_log_weights(problem, posterior):
     return x, problem.log_density(x) - posterior.log_prob(x)
 
 
+HARD = [
+    # Two modes of finely tied sites: rank five in each from 128 on, once every site is written given the one before.
+    ("ginzburg-landau-64", 0, 0.95),
+    ("ginzburg-landau-128", 0, 0.95),
+    ("ginzburg-landau-256", 0, 0.95),
+    # Ten bananas that end at an edge: a thousandth of the mass lies in a tail that five thousand draws do not reach.
+    ("rosenbrock-pairs-20", 8, 0.95),
+    # Bent regions own their ends: by ellipses 0.07. A single draw of 20,000 may still cost a quarter.
+    ("double-rosenbrock-11", 1, 0.5),
+]
+
+
 @pytest.mark.slow
-def test_a_long_chain_without_a_box():
-    """Two modes of 256 finely tied sites: rank five in each, once every site is written given the one before."""
-    problem = ttvi.problems.get("ginzburg-landau-256")
-    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=0)
+@pytest.mark.parametrize(("name", "seed", "least"), HARD)
+def test_effective_share_of_what_was_hard(name, seed, least):
+    problem = ttvi.problems.get(name)
+    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=seed)
     assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=5e-3)
     _, log_weights = fresh_log_weights(problem, posterior)
-    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.9
-
-
-@pytest.mark.slow
-def test_nothing_is_cut_off_in_front_of_the_end_of_a_box():
-    """Ten bananas that end at an edge: a thousandth of the mass lies in a tail that five thousand draws do not reach."""
-    problem = ttvi.problems.get("rosenbrock-pairs-20")
-    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=8)
-    _, log_weights = fresh_log_weights(problem, posterior)
-    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.95
+    assert ttvi.diagnostics.effective_sample_size(log_weights) > least
 
 
 @pytest.mark.slow
@@ -117,15 +121,6 @@ def test_plain_draws_of_a_product():
     x, log_weights = fresh_log_weights(problem, posterior)
     assert float(((x.mean(0) - problem.moments.mean) / problem.moments.sd).abs().max()) < 0.1
     assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.8
-
-
-@pytest.mark.slow
-def test_bent_regions_own_their_ends():
-    problem = ttvi.problems.get("double-rosenbrock-11")
-    posterior = ttvi.fit(problem.log_density, **problem.fit_arguments, seed=1)
-    assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=5e-3)
-    _, log_weights = fresh_log_weights(problem, posterior)
-    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.9
 
 
 @pytest.mark.parametrize(("function", "dim", "log_evidence"), [(funnel, 2, math.log(2) + LOG_2PI), (two_modes, 2, 0.0)])
@@ -459,6 +454,31 @@ def test_every_geometry_is_kept_in_files(geometry, tmp_path):
     assert again.sample(50, seed=0, corrected=True).shape == (50, 2)
 
 
+def test_the_certificate_is_drawn_by_quasi_monte_carlo():
+    """Sixteen nets, whose spread is smaller than what independent draws with the same weights would have."""
+
+    def log_density(x):
+        return gaussian(x) - 0.05 * (x**4).sum(-1) + 0.3 * torch.sin(2 * x[:, 0] * x[:, 1])
+
+    posterior = ttvi.fit(log_density, dim=3, seed=0, tol=0.3, budget=100_000)
+    value, error = posterior.log_evidence
+    independent, wider = ttvi.diagnostics.log_evidence(posterior.log_weights)
+    assert value == pytest.approx(independent)
+    assert 0 < error < 0.7 * wider
+
+
+def test_certificate_draws_where_there_is_no_transport():
+    plain = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+
+    class Plain:
+        def sample(self, shape, *, generator=None):
+            return plain.sample(shape)
+
+    x, nets = certificate._drawn(Plain(), 2000, torch.Generator())
+    assert x.shape == (2000, 2)
+    assert nets == 1
+
+
 def test_a_flow_is_kept_in_files(tmp_path):
     """A rank cap leaves something to do for the flow."""
     pytest.importorskip("safetensors")
@@ -467,10 +487,12 @@ def test_a_flow_is_kept_in_files(tmp_path):
         return -2.0 * ((x**2).sum(-1) - 3.0) ** 2
 
     posterior = ttvi.fit(ring, dim=2, seed=0, geometry="axis", max_rank=1, budget=60_000)
+    assert not posterior.log_prob(posterior.draws[:3]).requires_grad
     assert "flow" in posterior.diagnostics.stages
     posterior.save(tmp_path / "run")
     again = ttvi.load(tmp_path / "run")
     x = posterior.sample(100, seed=3)
+    assert not again.log_prob(x).requires_grad
     assert torch.allclose(posterior.log_prob(x), again.log_prob(x), atol=1e-8)
 
 

@@ -401,4 +401,15 @@ def load(
     """
     posterior = load_record(path, kind="Posterior", dtype=dtype, device=device, exact=("log_weights",))
     posterior.log_density = log_density
+    _freeze(posterior.distribution)
     return posterior
+
+
+def _freeze(density: Any) -> None:
+    """Networks inside a density are no longer trained: its log-density carries gradients in the points alone."""
+    if isinstance(density, torch.nn.Module):
+        density.requires_grad_(False)
+    for part in getattr(density, "parts", ()):
+        _freeze(part)
+    if hasattr(density, "base"):
+        _freeze(density.base)

@@ -23,7 +23,7 @@ SUPPORTS = {
     "simplex": {"w": (C.simplex, 3), "x": real, "u": interval(0, 1)},
     "correlations": {"c": (C.corr_cholesky, 2), "x": (real, 2)},
 }  # fmt: skip
-MAKERS = ["axis", "axis reversed", "affine", "plain affine", "triangular"]
+MAKERS = ["axis", "axis reversed", "affine", "plain affine", "boxed affine", "triangular"]
 
 
 def seed(value):
@@ -57,8 +57,9 @@ def made(maker, coordinates):
         return Chart.axis(coordinates, points, order=order)
     if maker == "affine":
         return Chart.affine(coordinates, points, 0.5 * line, matrix, label="whitened")
-    if maker == "plain affine":
-        return Chart.plain_affine(coordinates, 0.5 * line, matrix, label="region 0")
+    if maker in ("plain affine", "boxed affine"):
+        plain = Chart.plain_affine(coordinates, 0.5 * line, matrix, label="region 0")
+        return plain if maker == "plain affine" else plain.boxed(20.0)
     return Chart.triangular(coordinates, points, order, label="triangular")[0]
 
 
@@ -134,7 +135,7 @@ def test_kinds_follow_the_order(maker):
         name = type(basis).__name__
         assert (name == "Fourier") == bool(coordinates.circle[at])
         assert (name == "Categorical") == bool(coordinates.sizes[at] > 0)
-        assert bool(chart.stretch.fixed[k]) == (name != "Legendre")
+        assert bool(chart.stretch.fixed[k]) == (name != "Legendre" or maker == "boxed affine")
 
 
 def test_a_filled_interval_is_covered_as_it_is():
@@ -173,6 +174,16 @@ def test_unstretched_is_the_same_map_from_s():
     t, rest = chart.unstretched().to_t(s)
     assert torch.equal(t, chart.to_t(w)[0])
     torch.testing.assert_close(rest + slope.sum(-1), chart.to_t(w)[1])
+
+
+def test_boxed_columns_have_one_slope():
+    """However far out a column is: a stretch would add to the density of its coordinates with every one of them."""
+    coordinates = coordinates_of("real")
+    chart = made("boxed affine", coordinates)
+    t, slope = chart.to_t(torch.tensor([[0.0, 0.0, 0.0], [0.9, -0.9, 0.9]], dtype=torch.float64))
+    assert torch.equal(slope[0], slope[1])
+    deviations = made("plain affine", coordinates).mixing.inverse(t)[0]
+    torch.testing.assert_close(deviations[1].abs(), torch.full((3,), 18.0, dtype=torch.float64))
 
 
 def test_ends_of_an_interval_are_numbers():

@@ -125,6 +125,19 @@ def test_tails_from_quantiles(tau):
     assert float(scale) == pytest.approx(0.1, rel=0.02)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_two_modes_have_their_middle_between_them(share):
+    """And not in one of them, wherever the median is."""
+
+    def normal(count):
+        return 0.1 * torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+
+    left = round(10_000 * share)
+    loc, _, tau = tail_exponent(torch.cat([normal(left) - 1, normal(10_000 - left) + 1])[:, None])
+    assert abs(float(loc)) < 0.05
+    assert float(tau) == 0
+
+
 def test_tails_of_a_constant_column_are_harmless():
     loc, scale, tau = tail_exponent(torch.full((50, 1), 3.0, dtype=torch.float64))
     assert float(loc) == 3

@@ -36,7 +36,7 @@ from .verdict import compare, compare_samples
 __all__ = ["Objective", "fit", "fit_samples"]
 
 Objective = Literal["mixed", "path", "reverse", "forward"]
-HIDDEN = 128  # of the default couplings: a residual is smooth; one wide layer is as good as two and half the price
+HIDDEN = 128  # of the second hidden layer of the default couplings, whose many outputs are most of the price, and the least of the first
 HIDDEN_PER_COORDINATE, MOST_HIDDEN = 4, 256
 OBJECTIVES = ("mixed", "path", "reverse", "forward")
 LOOKS = 16  # draws at which second derivatives are taken
@@ -136,7 +136,7 @@ def fit(
     objective = _affordable(objective, target, flow.base_module.sample(torch.Size([2]), rng))
     held = Pool.draw(flow, plan.held, rng, score=False)
     pool = Pool.draw(flow, min(pool_size, plan.pool(objective)), rng, score=objective in ("mixed", "path"))
-    hidden = (min(MOST_HIDDEN, max(HIDDEN, HIDDEN_PER_COORDINATE * flow.dim)),)
+    hidden = (min(MOST_HIDDEN, max(HIDDEN, HIDDEN_PER_COORDINATE * flow.dim)), HIDDEN)
     dependence = _dependence(target, pool.z, looks) if objective != "forward" and looks else None
     flow = with_transforms(flow, transforms, pool.z, dtype, rng, train_base, hidden=hidden, dependence=dependence)
     if not len(flow.transforms) and not train_base:

@@ -194,6 +194,16 @@ class Chart:
         identity = Stretch(nothing, torch.zeros_like(self.stretch.native), torch.ones_like(self.stretch.fixed))
         return replace(self, stretch=identity)
 
+    def boxed(self, half: float) -> Chart:
+        """The same affine chart with columns that end at so many deviations and are not stretched.
+
+        The slope of a stretch grows with every column that is far out: in many coordinates what has next to no mass, like a wall
+        between two wells, may tower over everything else point by point, which is all that a cross approximation sees.
+        """
+        assert isinstance(self.mixing, Affine)
+        widths = torch.where(self.stretch.fixed, 1.0, half).to(self.mixing.matrix)
+        return replace(self.unstretched(), mixing=Affine(self.mixing.loc, self.mixing.matrix * widths))
+
     def select(self, support: Support, kept: Tensor, t: Tensor | None = None) -> Chart | None:
         """A chart of the coordinates numbered ``kept`` (ascending) alone; None where it would need others as well.
 

@@ -18,6 +18,7 @@ WIDTH = 3.0
 
 _TAIL_QUANTILES = (0.1587, 0.005)
 _NORMAL_RATIO = 2.5758  # of the outer to the inner normal quantile
+_LIGHT = 0.6  # how far that ratio must fall below the normal one for the middle to be that of the ends
 _MAX_EXPONENT = 4.0
 _LOG_WIDTH = math.log(WIDTH)
 _LOG_TWO = math.log(2.0)
@@ -137,7 +138,9 @@ def tail_exponent(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Location, scale and :math:`\tau` of every column, from its quantiles.
 
     A standard normal ``v`` has the outer quantile 2.58 times the inner one; :math:`\tau` is what makes
-    :math:`\sinh(2.58\,\tau)/\sinh(\tau)` the ratio found, 0 when the tails are no heavier than normal.
+    :math:`\sinh(2.58\,\tau)/\sinh(\tau)` the ratio found, 0 when the tails are no heavier than normal. Where they are lighter, as
+    beside two modes, the location is the middle of the outer quantiles: the median may be in either mode, and functions
+    that are fine there are coarse in the other.
 
     Args:
         columns: draws, shape (N, m).
@@ -153,10 +156,11 @@ def tail_exponent(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     levels = torch.tensor([_TAIL_QUANTILES[1], _TAIL_QUANTILES[0], 0.5], dtype=columns.dtype, device=columns.device)
     levels = torch.cat([levels, 1 - levels[:2].flip(0)])
     q = torch.quantile(columns, levels, dim=0)
-    loc = q[2]
     inner, outer = 0.5 * (q[3] - q[1]), 0.5 * (q[4] - q[0])
     inner = torch.where(inner > 0, inner, columns.std(0)).clamp_min(1e-12)
     ratio = outer / inner
+    light = ((_NORMAL_RATIO - ratio) / _LIGHT).clamp(0, 1)
+    loc = q[2] + light * (0.5 * (q[0] + q[4]) - q[2])
     low, high = torch.zeros_like(ratio), torch.full_like(ratio, _MAX_EXPONENT)
     for _ in range(40):
         middle = 0.5 * (low + high)

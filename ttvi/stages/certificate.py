@@ -16,21 +16,35 @@ from .search import Fitted, Search
 
 __all__ = ["census", "certify", "loses_modes", "unseen"]
 
+NETS = 16  # independently scrambled, whose spread is the standard error
+LEAST_NET = 64  # points of a net
+
 
 def certify(search: Search, density: Any) -> WeightedDraws | None:
-    """Fresh draws and their weights; None when the budget has ended."""
+    """Fresh draws and their weights, by randomised quasi-Monte Carlo where there is a transport; None when the budget has ended."""
     account = search.account
     count = int(min(search.plan.certificate, account.remaining))
     if count < 2:
         return None
     with account.stage("certificate"), torch.no_grad():
-        x = density.sample((count,), generator=search.generator)
+        x, nets = _drawn(density, count, search.generator)
         try:
             log_weights = (account(x) - density.log_prob(x)).to(torch.float64)
         except BudgetExhausted:
             return None
     bad = log_weights.isnan() | (log_weights == math.inf)
-    return WeightedDraws(x, torch.where(bad, -math.inf, log_weights), 1, 0, int(bad.sum()))
+    return WeightedDraws(x, torch.where(bad, -math.inf, log_weights), nets, 0, int(bad.sum()))
+
+
+def _drawn(density: Any, count: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """No more than so many draws, in nets of equal size if the density has these; and the number of nets."""
+    if count >= NETS * LEAST_NET:
+        try:
+            nets = [density.sample((count // NETS,), generator=generator, sobol=True) for _ in range(NETS)]
+            return torch.cat(nets), NETS
+        except (TypeError, ValueError):
+            pass  # somewhere in it there is no transport
+    return density.sample((count,), generator=generator), 1
 
 
 def census(search: Search, density: Any, log_evidence: float) -> tuple[CensusMode, ...]:

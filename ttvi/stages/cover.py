@@ -13,7 +13,7 @@ from ..geometry.atlas import Atlas
 from ..geometry.candidates import Candidate
 from ..geometry.density import ChartDensity
 from ..geometry.truncation import truncated
-from ..verdict import MODE_GAP
+from ..verdict import LOST_SHARE, MODE_GAP
 from .certificate import unseen
 from .plan import MOST_PER_TRAIN, NEAR, RANKS
 from .search import Fitted, Search, merit
@@ -21,7 +21,6 @@ from .training import train_in
 
 __all__ = ["cover", "safeguard"]
 
-MISSED = 0.01
 SAFETY = 0.02
 AT_AN_EDGE = 0.1  # share of a good product whose draws are not all inside the density's own support
 LEAST = 1e-3  # share of a product, however much of it lies where there is no density
@@ -39,10 +38,10 @@ def cover(search: Search, fitted: Fitted) -> Fitted:
     """Give a train what it misses: the population, and the draws of products, are witnesses that cost nothing more.
 
     A train that puts nothing in a part of the space is never drawn there, so its own weights cannot tell. Where the
-    witnesses find more than a hundredth of the mass missing, the train is built again from the points that were missed.
+    witnesses find so much of the mass missing that the verdict would speak of it, the train is built again from the points that were missed.
     """
     missing, points = _missing(search, fitted)
-    if missing < MISSED or fitted.candidate is None:
+    if missing < LOST_SHARE or fitted.candidate is None:
         return fitted
     search.notes.append(
         f"independent draws find {missing:.1%} of the mass missing in the train: built again from there"

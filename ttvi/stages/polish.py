@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import BudgetExhausted, EvaluationError
 from ..evaluation import Evaluations
 from ..flow import train as flow_training
+from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas
 from ..geometry.candidates import NARROWEST, Candidate
 from ..geometry.chart import Chart
@@ -31,6 +32,8 @@ POOL = 65_536
 HOPELESS = 5.0  # nats below the best bound
 LEAST_EVALUATIONS = 2000
 MUCH = 0.5  # effective share from which on an atlas is left as it is
+GUARD = 0.05  # share of the draws that are of the product a flow began from, to bound the weights
+GUARD_ESS = 0.1  # effective share of that product from which on it can
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,28 @@ def polish(search: Search, fitted: Fitted) -> Fitted:
     own = candidate is not None and candidate is fitted.candidate
     if not flow.info.kept or (not own and flow.info.ess_after < fitted.ess):
         return fitted
-    density = ChartDensity(flow, start.chart)
+    density = ChartDensity(flow.requires_grad_(False), start.chart)
+    guarded = _guarded(search, density, candidate)
+    if guarded is not None:
+        mixture, seen = guarded
+        return Fitted(mixture, seen.ess, seen.elbo, f"{start.label} and flow")
     train = candidate.density if candidate is not None and isinstance(candidate.density, TTDensity) else None
     return Fitted(density, flow.info.ess_after, flow.info.elbo_after, f"{start.label} and flow", train)
+
+
+def _guarded(search: Search, flow: ChartDensity, candidate: Candidate | None) -> tuple[Atlas, Assessment] | None:
+    """A flow and a little of the product that it began from, and their weights; None where there is no good product.
+
+    A flow may squeeze a corner of the space in which a single draw then weighs as much as a thousand others.
+    """
+    if candidate is None or candidate.kind != "product" or candidate.assessment.ess < GUARD_ESS:
+        return None
+    product = ChartDensity(candidate.with_narrow_tails(NARROWEST), candidate.chart)
+    mixture = Atlas([flow, product], torch.tensor([1 - GUARD, GUARD], dtype=torch.float64).log())
+    try:
+        return mixture, search.weigh(mixture)
+    except BudgetExhausted:
+        return None
 
 
 def _starts(search: Search, fitted: Fitted) -> list[_Start]:

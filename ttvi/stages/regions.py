@@ -25,7 +25,7 @@ from .cover import COST, WHOLE
 from .plan import MOST_PER_TRAIN, RANKS
 from .search import Fitted, Search
 from .tighten import EFFECTIVE, FURTHER
-from .training import STRAY, train_in
+from .training import MANY_COORDINATES, STRAY, train_in
 
 __all__ = ["split", "split_first", "split_if_better"]
 
@@ -36,8 +36,12 @@ MOST_FIRST = 5  # regions that come before any train: of many wells in a product
 DRAWS = 2048  # of the population, for the first look at the regions
 REGION_TOL = 2e-2
 POINTS_PER_LINE = 8  # of the population in a region, for regressions among its columns
-EARLY = 2  # times the evaluations of a trial, for each region that comes before any train
+PER_REGION = MOST_PER_TRAIN // 5  # evaluations of the train of a region
+EARLY = 2 * PER_REGION  # of all those together that come before any train
+MOST_BENT = 20  # columns of bent regions, whose responsibilities cost the product density of every region
 BENT_ROUNDS = 2  # of columns fitted to the points of a region, and points given to the region that has them
+HALF = 7.0  # deviations at which the columns of a region end
+NORMAL = 6.0  # that no point of a region is further out than, where its columns may end
 SAFETY = 0.01  # share of the draws of an atlas that are of the products of its regions
 
 
@@ -58,17 +62,20 @@ def split_first(search: Search, looked: Sequence[Candidate]) -> Fitted | None:
     """An atlas before any train: no chart of the whole space is good for anything, and products in regions are."""
     if max(c.assessment.ess for c in looked) >= FAIR or len(search.cloud.modes) < 2:
         return None
-    atlas = split(search, most=MOST_FIRST)
+    atlas = split(search, most=MOST_FIRST, evaluations=EARLY)
     return atlas if atlas is not None and atlas.ess > SPLIT_BELOW else None
 
 
-def split(search: Search, *, needed: bool = False, most: int = MOST_REGIONS) -> Fitted | None:
+def split(
+    search: Search, *, needed: bool = False, most: int = MOST_REGIONS, evaluations: int = MOST_REGIONS * PER_REGION
+) -> Fitted | None:
     """A train for every region around a maximum, in local coordinates; None where that does not pay or cannot be paid.
 
     Args:
         search: the fit.
         needed: spares the atlas the proof that it pays.
         most: regions, of which there are none if there would be more.
+        evaluations: of all their trains together, without a budget.
     """
     cloud, budget = search.cloud, search.plan.budget
     limit = MOST_REGIONS if budget is None else max(2, min(MOST_REGIONS, budget // 2000))
@@ -79,8 +86,8 @@ def split(search: Search, *, needed: bool = False, most: int = MOST_REGIONS) -> 
             if around is None or around.size > most:
                 return None
             regions, seen, promising = _best(search, _possible(search, around))
-            early = EARLY * search.plan.trial(search.coordinates.dim) if most == MOST_FIRST else MOST_PER_TRAIN // 5
-            return _atlas(search, regions, seen, early) if needed or promising else None
+            each = min(PER_REGION, evaluations // around.size)
+            return _atlas(search, regions, seen, each) if needed or promising else None
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
@@ -145,9 +152,9 @@ def _normal_regions(search: Search, partition: Partition) -> _Regions:
 
 
 def _bent_regions(search: Search, partition: Partition) -> _Regions | None:
-    """None where some region has too few points for regressions."""
+    """None where some region has too few points for regressions, or there are many columns to weigh every point by."""
     everything, lines = search.cloud.points, int(search.coordinates.line.sum())
-    if search.cloud.beta < 1 or lines < 2:
+    if search.cloud.beta < 1 or not 2 <= lines <= MOST_BENT:
         return None
     log_responsibilities: Callable[[Tensor], Tensor] = partition.log_responsibilities
     regions = None
@@ -184,7 +191,7 @@ def _centres(search: Search, partition: Partition) -> Tensor:
     return middle.repeat(partition.size, 1).masked_scatter(line, partition.centres)
 
 
-def _atlas(search: Search, regions: _Regions, products: Assessment, most: int) -> Fitted | None:
+def _atlas(search: Search, regions: _Regions, products: Assessment, each: int) -> Fitted | None:
     """The trains of the regions, mixed by their masses; None if none could be built.
 
     Products of the regions that are any good take a few of the draws, and no more than cost next to nothing: they bound the
@@ -192,7 +199,7 @@ def _atlas(search: Search, regions: _Regions, products: Assessment, most: int) -
     """
     size = regions.partition.size
     left = search.left(0.6, among=size)
-    share = most if left is None else left
+    share = each if left is None else left
     log_responsibilities = regions.log_responsibilities(search.coordinates)
     tried = [_region(search, regions, k, share, log_responsibilities) for k in range(size)]
     trained = [c for c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
@@ -230,7 +237,7 @@ def _region(
     search: Search, regions: _Regions, k: int, budget: int, log_responsibilities: Callable[[Tensor], Tensor]
 ) -> Candidate | None:
     """The train of one region: of the target times the region's share in every point."""
-    chart = regions.charts[k]
+    chart = _ended(search, regions, k)
 
     def log_density(w: Tensor) -> Tensor:
         t, slope = chart.to_t(w)
@@ -249,6 +256,16 @@ def _region(
         budget=budget,
         log_density=log_density,
     )
+
+
+def _ended(search: Search, regions: _Regions, k: int) -> Chart:
+    """The chart of a region, with columns that end where there are many and its points are spread as normal ones are."""
+    chart, points = regions.charts[k], search.cloud.points
+    if regions.bent or search.coordinates.dim <= MANY_COORDINATES:
+        return chart
+    owned = points[regions.partition.log_responsibilities(points).argmax(1) == k]
+    columns = chart.mixing.inverse(owned)[0][:, ~chart.stretch.fixed]
+    return chart.boxed(HALF) if bool((columns.abs() < NORMAL).all()) else chart
 
 
 def _spread(search: Search, chart: Chart) -> Tensor:
