@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..diagnostics import effective_sample_size, log_evidence, pareto_k
 
-__all__ = ["Assessment", "assess"]
+__all__ = ["Assessment", "Pooled", "assess"]
 
 WORST = 100.0  # nats that one draw may cost
 
@@ -86,6 +86,68 @@ class Assessment:
             weights = torch.ones_like(weights)
         chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
         return self.points[chosen], power
+
+
+@dataclass(frozen=True)
+class Pooled:
+    r"""Draws of two densities of the same coordinates as draws of their even mixture m.
+
+    What a density puts nothing in never shows in its own draws, but in those of another: for any density q
+
+    .. math:: 1/\mathrm{ESS} - 1 = \int (\pi - q)^2 / q = E_m[(\pi - q)^2 / (q m)].
+
+    Attributes:
+        points: shape (N, m).
+        log_target: log π, normalised by the draws themselves, shape (N,).
+        log_proposal: log m, shape (N,).
+
+    References:
+        Veach and Guibas, "Optimally combining sampling techniques for Monte Carlo rendering" (1995).
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> normal, wide = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.0, 2.0)
+    >>> left_out = lambda x: torch.where(x[:, 0] < 3, normal.log_prob(x[:, 0]), -20.0)  # a thousandth of the mass
+    >>> def target(x): return normal.log_prob(x[:, 0])
+    >>> x, y = torch.randn(4000, 1, generator=generator).clamp(max=2.9), 2 * torch.randn(4000, 1, generator=generator)
+    >>> own, other = (Assessment.of(z, target(z) - q(z)) for z, q in ((x, left_out), (y, lambda z: wide.log_prob(z[:, 0]))))
+    >>> pooled = Pooled.of(own, left_out, other, lambda z: wide.log_prob(z[:, 0]))
+    >>> own.ess > 0.99, pooled.ess(left_out(pooled.points)) < 0.1
+    (True, True)
+    """
+
+    points: Tensor
+    log_target: Tensor
+    log_proposal: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        first: Assessment,
+        first_log_prob: Callable[[Tensor], Tensor],
+        second: Assessment,
+        second_log_prob: Callable[[Tensor], Tensor],
+    ) -> Pooled:
+        """The draws of two assessments.
+
+        Args:
+            first, second: with as many draws each.
+            first_log_prob, second_log_prob: of the densities that they are of.
+        """
+        points = torch.cat([first.points, second.points])
+        with torch.no_grad():
+            one, other = first_log_prob(points), second_log_prob(points)
+        count = len(first.points)
+        log_density = torch.cat([first.log_weights + one[:count], second.log_weights + other[count:]])
+        log_proposal = torch.logaddexp(one, other) - math.log(2)
+        log_density = log_density.nan_to_num(-math.inf, posinf=-math.inf)
+        total = torch.logsumexp(log_density - log_proposal, 0) - math.log(len(points))
+        return cls(points, log_density - total, log_proposal)
+
+    def ess(self, log_q: Tensor) -> float:
+        """Effective fraction of the draws of a density with ``log_q`` at the points, shape (N,)."""
+        terms = torch.expm1(self.log_target - log_q).square() * (log_q - self.log_proposal).exp()
+        unbounded = terms.isnan() & torch.isfinite(self.log_target)  # next to nothing where the target has something
+        return float(1 / (1 + torch.where(unbounded, math.inf, terms.nan_to_num(0.0, posinf=math.inf)).mean()))
 
 
 def assess(density: Any, log_density: Callable[[Tensor], Tensor], count: int, generator: torch.Generator) -> Assessment:

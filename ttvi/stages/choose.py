@@ -49,7 +49,7 @@ def choose(search: Search, looked: Sequence[Candidate]) -> Candidate:
     trials: list[Candidate] = []
     with search.account.stage("geometry"):
         for candidate in sorted(looked, key=merit, reverse=True):
-            if any(excellent(c) for c in (*looked, *trials)):
+            if any(excellent(search, c) for c in (*looked, *trials)):
                 break
             if (trained := trial(search, candidate)) is not None:
                 trials.append(trained)

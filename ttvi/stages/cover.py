@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
+from ..geometry.assessment import Pooled
 from ..geometry.atlas import Atlas
 from ..geometry.candidates import Candidate
 from ..geometry.density import ChartDensity
 from ..geometry.truncation import truncated
 from ..verdict import LOST_SHARE, MODE_GAP
 from .certificate import unseen
-from .plan import MOST_PER_TRAIN, NEAR, RANKS
+from .plan import MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
 from .training import train_in
 
@@ -26,7 +27,6 @@ AT_AN_EDGE = 0.1  # share of a good product whose draws are not all inside the d
 LEAST = 1e-3  # share of a product, however much of it lies where there is no density
 COST = 0.005  # nats of KL(q ‖ p) that a product may add
 COST_SHARE = 0.2  # of those of the train itself, if that is more
-GUARD_ESS = 0.05
 WHOLE = 0.01  # share of the draws that a train keeps with its far ends cut much further out
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of a product, tried
 WORTH = 0.03  # relative gain of the effective share that a larger one must bring
@@ -70,7 +70,7 @@ def safeguard(search: Search, fitted: Fitted) -> Fitted:
     if fitted.candidate is None or (fitted.candidate.kind == "product" and fitted.uncut is None):
         return fitted
     chart = fitted.candidate.chart
-    products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > GUARD_ESS]
+    products = [c for c in search.seen if c.kind == "product" and c.chart is chart and c.assessment.ess > SPEAKS]
     parts, shares = [fitted.density], []
     if fitted.uncut is not None:
         parts.append(fitted.uncut)
@@ -113,22 +113,15 @@ def _harmless(product: Candidate, cost: float) -> float:
 def _most_effective(train: Candidate, product: Candidate, narrow: Any, harmless: float) -> float:
     r"""The share of a product that makes the mixture most effective, if that is more than what a harmless one does.
 
-    Draws of both say so together, :math:`\int p^2 / q_s = E_m[p^2 / (q_s m)]` with m their even mixture: where the density ends
-    at an edge, a train and a product fall short in different places.
+    Draws of both say so together: where the density ends at an edge, a train and a product fall short in different places.
     """
-    points = torch.cat([train.assessment.points, product.assessment.points])
+    pooled = Pooled.of(train.assessment, train.density.log_prob, product.assessment, product.density.log_prob)
     with torch.no_grad():
-        own, others, narrow_ones = (q.log_prob(points) for q in (train.density, product.density, narrow))
-        log_density = torch.cat(
-            [train.assessment.log_weights + own[: len(train.assessment.points)],
-             product.assessment.log_weights + others[len(train.assessment.points) :]]
-        )  # fmt: skip
-    log_mixture = torch.logaddexp(own, others) - math.log(2)
+        own, narrow_ones = train.density.log_prob(pooled.points), narrow.log_prob(pooled.points)
     found = {}
     for share in (harmless, *(s for s in SHARES if s > harmless)):
         log_q = torch.logaddexp(own + math.log1p(-share), narrow_ones + math.log(share))
-        square = torch.logsumexp((2 * log_density - log_q - log_mixture).nan_to_num(-math.inf), 0)
-        found[share] = float(2 * torch.logsumexp((log_density - log_mixture).nan_to_num(-math.inf), 0) - square)
+        found[share] = math.log(max(1e-300, pooled.ess(log_q)))
     best = max(found, key=lambda share: found[share])
     return best if found[best] > found[harmless] + WORTH else harmless
 

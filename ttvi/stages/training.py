@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted, ConvergenceWarning, EvaluationError
-from ..geometry.assessment import assess
+from ..geometry.assessment import Pooled, assess
 from ..geometry.candidates import CURVATURE, Candidate, in_chart
 from ..geometry.chart import Chart
 from ..geometry.curvature_rank import predicted_rank
 from ..tt.density import TTDensity
 from ..verdict import TRUSTED_K
-from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS
+from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
 
 __all__ = ["excellent", "raise_ranks", "sharpen", "train", "train_in", "trial", "worth_more"]
@@ -125,20 +125,30 @@ def trial(search: Search, candidate: Candidate) -> Candidate | None:
     return trained
 
 
-def excellent(candidate: Candidate) -> bool:
-    """Whether nothing is left to gain: hardly any draw is of no use, and a train has come to its end."""
+def excellent(search: Search, candidate: Candidate) -> bool:
+    """Whether nothing is left to gain: hardly any draw is of no use, none of a product either, and a train has come to its end."""
     a = candidate.assessment
     return (
         _status(candidate) in ("", "converged")
         and a.ess > EXCELLENT
         and a.divergence < STRAY
         and a.pareto_k < TRUSTED_K
+        and _seen_by_product(search, candidate) > EXCELLENT
     )
+
+
+def _seen_by_product(search: Search, trained: Candidate) -> float:
+    """The effective share of a train by its own draws and those of the product in the same chart; one where there is none."""
+    for c in search.seen:
+        if trained.kind == "train" and c.kind == "product" and c.chart is trained.chart and c.assessment.ess > SPEAKS:
+            pooled = Pooled.of(trained.assessment, trained.density.log_prob, c.assessment, c.density.log_prob)
+            return pooled.ess(trained.density.log_prob(pooled.points))
+    return 1.0
 
 
 def train(search: Search, chosen: Candidate) -> Fitted:
     """A train of the first rank in the chosen chart, or in the one where the curvature promises that it can be paid for."""
-    if excellent(chosen):
+    if excellent(search, chosen):
         return Fitted.of(chosen)
     if (share := _outside(search)) > EDGE:
         search.notes.append(
