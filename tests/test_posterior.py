@@ -407,13 +407,13 @@ def test_save_and_load(exact, tmp_path):
     loaded = ttvi.load(tmp_path / "run")
     x = exact.sample((50,), seed=0)
     assert isinstance(loaded, ttvi.Posterior)
-    assert torch.equal(loaded.log_prob(x), exact.log_prob(x))
+    assert torch.allclose(loaded.log_prob(x), exact.log_prob(x), rtol=1e-12)  # strides may differ, and sums with them
     assert torch.equal(loaded.draws, exact.draws)
     assert torch.equal(loaded.log_weights, exact.log_weights)
     assert repr(loaded.diagnostics) == repr(exact.diagnostics)
     assert str(loaded.summary()) == str(exact.summary())
     assert loaded.names == exact.names
-    assert torch.equal(loaded.sample((3,), seed=0), exact.sample((3,), seed=0))
+    assert torch.allclose(loaded.sample((3,), seed=0), exact.sample((3,), seed=0), rtol=1e-9)
     names = sorted(path.suffix for path in (tmp_path / "run").iterdir())
     assert names == [".json", ".safetensors"]
 
@@ -500,5 +500,5 @@ def test_compositions_are_kept_too(exact, tmp_path):
     )
     posterior.save(tmp_path)
     loaded = load(tmp_path)
-    assert torch.equal(loaded.log_prob(x), posterior.log_prob(x))
+    assert torch.allclose(loaded.log_prob(x), posterior.log_prob(x), rtol=1e-12)
     assert loaded.diagnostics.num_draws == 300

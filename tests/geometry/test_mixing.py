@@ -149,9 +149,10 @@ def test_rows_without_anything_to_find():
     assert first.log_intercept == pytest.approx(math.log(2), abs=0.1)
 
 
-def test_rows_of_degenerate_draws_are_finite():
+@pytest.mark.parametrize("value", [0.0, 1.0])  # whose residuals are exactly zero, and zero up to rounding
+def test_rows_of_degenerate_draws_are_finite(value):
     constant = torch.ones(50, dtype=torch.float64)
-    row = fit_row(constant, torch.stack([constant, normal(50)], 1))
+    row = fit_row(value * constant, torch.stack([constant, normal(50)], 1))
     assert math.isfinite(row.intercept)
     assert math.isfinite(row.log_intercept)
     assert bool(torch.isfinite(row.slope).all())

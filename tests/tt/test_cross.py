@@ -276,7 +276,7 @@ def test_every_point_is_counted_and_none_on_the_grid_is_paid_twice():
     info = TTDensity.fit(record, bases, tol=1e-3, seed=13).info
     assert info.num_evaluations == len(record.rows)
     assert torch.equal(info.points(), record.rows)
-    assert torch.equal(info.values, log_density(record.rows))
+    assert torch.allclose(info.values, log_density(record.rows), rtol=1e-12)  # sums may depend on the batch
     on_grid = torch.isin(record.rows, bases[0].nodes()).all(1)
     seen = [tuple(row) for row in record.rows[on_grid].tolist()]
     assert len(seen) == len(set(seen))

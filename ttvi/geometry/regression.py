@@ -23,6 +23,7 @@ TOGETHER = 12.0  # N times a squared correlation, on the average of at least
 FEWEST_ROWS = 3
 FEWEST = 8  # candidates to guard against, even where there are less
 ROUNDS = 3  # of mean given scale, scale given mean
+LEAST_SQUARE = 1e-100  # of a residual
 HALF_MEAN_LOG_CHI = 0.635  # minus half the mean of log χ² with one degree of freedom
 
 
@@ -166,8 +167,8 @@ def shared_scales(log_residuals: Sequence[Tensor], z: Tensor) -> list[int]:
 
 
 def _logs(residual: Tensor) -> Tensor:
-    """Log squares, bounded below."""
-    return (residual.square() + 1e-12 * residual.square().mean()).clamp_min(1e-300).log()
+    """Log squares, bounded below: of residuals that are all zero the squared weights must still be finite."""
+    return (residual.square() + 1e-12 * residual.square().mean()).clamp_min(LEAST_SQUARE).log()
 
 
 def _design(z: Tensor, linear: list[int], pairs: list[tuple[int, int]]) -> Tensor:
