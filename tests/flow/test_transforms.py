@@ -54,6 +54,14 @@ TABLE = {
     "spline on circles": (lambda d, **o: SplineCoupling(d, moved=[1, 4], kinds=MIXED, **NETWORK, **o), MIXED),
     "spline all at once": (lambda d, **o: SplineCoupling(d, moved=[0, 1, 3, 4], kinds=MIXED, **o), MIXED),
     "spline bounded": (lambda d, **o: SplineCoupling(d, moved=[0, 1, 3], kinds=BOUNDED, **NETWORK, **o), BOUNDED),
+    "affine of neighbours": (
+        lambda d, **o: AffineCoupling(d, moved=[0, 3], neighbours=[[1], [2, 4, 5]], kinds=MIXED, **NETWORK, **UNITS, **o),
+        MIXED,
+    ),
+    "spline of neighbours": (
+        lambda d, **o: SplineCoupling(d, moved=[1, 3], neighbours=[[2, 4, 0], [5]], kinds=MIXED, **NETWORK, **o),
+        MIXED,
+    ),
     "masked bounded": (lambda d, **o: MaskedAutoregressive(d, map="spline", kinds=BOUNDED, **NETWORK, **o), BOUNDED),
     "default affine bounded": (
         lambda d, **o: Compose(default_transforms(d, kind="affine", kinds=BOUNDED, num_layers=2, **NETWORK, **o)),

@@ -101,6 +101,14 @@ class Base(nn.Module):
         safe = torch.where(inside.unsqueeze(-1), z, self.anchor.to(z))
         return torch.where(inside, distribution.log_prob(safe), -torch.inf)
 
+    def log_prob_columns(self, z: Tensor) -> Tensor | None:
+        """Log-density of every coordinate by itself, shape ``(batch, d)``, where they are independent; else None."""
+        distribution = self.distribution
+        if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+            return distribution.base_dist.log_prob(z)
+        columns = getattr(distribution, "log_prob_columns", None)
+        return None if columns is None else columns(z)
+
     def sample(self, shape: torch.Size, generator: torch.Generator | None, sobol: bool = False) -> Tensor:
         """Draws without a graph, shape ``(*shape, d)``."""
         with torch.no_grad():

@@ -16,6 +16,7 @@ __all__ = [
     "Features",
     "Kind",
     "Linear",
+    "LocalConditioner",
     "as_vector",
     "is_plain",
     "parse_kinds",
@@ -93,6 +94,19 @@ def is_plain(loc: Tensor, scale: Tensor) -> bool:
 def seeded_generator(generator: torch.Generator | None) -> torch.Generator:
     """The generator given, or a fresh one: never the global one."""
     return generator if generator is not None else torch.Generator().manual_seed(0)
+
+
+def activation_of(name: str, caller: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"{caller}: expected an activation among {', '.join(sorted(ACTIVATIONS))}; got {name!r}. Name one."
+        )
+    return ACTIVATIONS[name]
 
 
 class Linear(nn.Module):
@@ -228,11 +242,7 @@ class Conditioner(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"Conditioner: expected an activation among {', '.join(sorted(ACTIVATIONS))}; got {activation!r}. Name one."
-            )
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation_of(activation, "Conditioner")
         generator = seeded_generator(generator)
         widths = [inputs, *hidden] if inputs else []
         self.layers = nn.ModuleList(Linear(a, b, generator=generator, dtype=dtype) for a, b in zip(widths, widths[1:]))
@@ -254,3 +264,79 @@ class Conditioner(nn.Module):
         for layer in self.layers:
             parameters = layer._parameters
             yield parameters["weight"], parameters["bias"]  # type: ignore[misc]
+
+
+class LocalConditioner(nn.Module):
+    """A small perceptron for each group of parameters, with inputs of its own; the last layers are zero.
+
+    Args:
+        inputs: the features, context values after them, that each perceptron sees, by position.
+        size: number of features and context values together.
+        outputs: number of parameters that each produces.
+        hidden: widths of the hidden layers of each.
+        activation: one of ``elu``, ``relu``, ``silu``, ``tanh``.
+        generator: source of the initial weights.
+        dtype: floating type.
+
+    >>> LocalConditioner([[0], [1, 2]], 3, 2)(torch.ones(5, 3, dtype=torch.float64)).shape
+    torch.Size([5, 4])
+    """
+
+    inputs: Tensor
+
+    def __init__(
+        self,
+        inputs: Sequence[Sequence[int]],
+        size: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int] = (32, 32),
+        activation: str = "silu",
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.activation = activation_of(activation, "LocalConditioner")
+        generator = seeded_generator(generator)
+        width = max(len(seen) for seen in inputs)
+        # Where a perceptron has fewer inputs than another the rest are a column of zeros, behind all features.
+        padded = [[*seen, *[size] * (width - len(seen))] for seen in inputs]
+        self.register_buffer("inputs", torch.tensor(padded), persistent=False)
+        widths = [width, *hidden]
+        layers = (Stacked(len(inputs), a, b, generator=generator, dtype=dtype) for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(layers)
+        self.last = Stacked(len(inputs), widths[-1], outputs, generator=None, dtype=dtype)
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Parameters of shape ``(..., groups * outputs)``, the groups running fastest."""
+        if context is not None:
+            context = context.to(features.dtype).expand(*features.shape[:-1], context.shape[-1])
+            features = torch.cat([features, context], -1)
+        rows = F.pad(features.reshape(-1, features.shape[-1]), (0, 1))
+        values = rows.mT[self.inputs.mT].transpose(0, 1).mT  # (groups, rows, inputs)
+        for layer in self.layers:
+            values = self.activation(layer(values))
+        return self.last(values).permute(1, 2, 0).reshape(*features.shape[:-1], self.last.weight.shape[0] * self.last.weight.shape[2])
+
+
+class Stacked(nn.Module):
+    """As many affine maps side by side, initialised like `Linear`.
+
+    Args:
+        count: number of maps.
+        inputs, outputs: of each.
+        generator: source of the weights; zero without one.
+        dtype: floating type.
+    """
+
+    def __init__(
+        self, count: int, inputs: int, outputs: int, *, generator: torch.Generator | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        maps = [Linear(inputs, outputs, generator=generator, dtype=dtype) for _ in range(count)]
+        self.weight = nn.Parameter(torch.stack([part.weight.detach().mT for part in maps]))
+        self.bias = nn.Parameter(torch.stack([part.bias.detach()[None] for part in maps]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From shape ``(count, rows, inputs)`` to ``(count, rows, outputs)``."""
+        return torch.baddbmm(self.bias, x, self.weight)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .columns import Partition
-from .conditioner import Conditioner, Features, Kind, as_vector, parse_kinds
+from .conditioner import Conditioner, Features, Kind, LocalConditioner, as_vector, parse_kinds
 from .elementwise import Affine, Elementwise, Shift
 from .transform import Transform
 
@@ -32,6 +32,8 @@ class Coupling(Transform):
         hidden: widths of the network's hidden layers.
         activation: ``"silu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
         context_dim: number of conditioning values.
+        neighbours: for each coordinate that moves, those that its own network sees beside the context; where they are left
+            out, one network sees all that do not move.
         generator: source of the initial weights; a fixed seed without one.
         dtype: floating type of parameters and buffers.
 
@@ -52,6 +54,7 @@ class Coupling(Transform):
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
         context_dim: int = 0,
+        neighbours: Sequence[Sequence[int]] | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float64,
         **options: Any,
@@ -67,6 +70,8 @@ class Coupling(Transform):
             )
         described = [["real"] if kind == "real" else [kind, lower, upper] for kind, lower, upper in parsed]
         arguments = {"moved": moved, "kinds": described, "hidden": list(hidden), "activation": activation, **options}
+        if neighbours is not None:
+            arguments["neighbours"] = [[int(k) for k in seen] for seen in neighbours]
         locs = as_vector(loc, dim, 0.0, dtype, "loc", name)
         scales = as_vector(scale, dim, 1.0, dtype, "scale", name)
         super().__init__(dim, context_dim, {**arguments, "loc": locs.tolist(), "scale": scales.tolist()})
@@ -74,14 +79,26 @@ class Coupling(Transform):
         self.partition = Partition(moved, rest)
         self.elementwise = self._elementwise([parsed[k] for k in moved], locs[moved], scales[moved], **options)
         self.features = Features([parsed[k] for k in rest], locs[rest], scales[rest])
-        self.conditioner = Conditioner(
-            self.features.size + self.context_dim,
-            len(moved) * self.elementwise.num_parameters,
-            hidden=hidden,
-            activation=activation,
-            generator=generator,
-            dtype=dtype,
-        )
+        network: dict[str, Any] = {"hidden": hidden, "activation": activation, "generator": generator, "dtype": dtype}
+        size = self.features.size + self.context_dim
+        if neighbours is None or not rest:
+            self.conditioner: nn.Module = Conditioner(size, len(moved) * self.elementwise.num_parameters, **network)
+        else:
+            inputs = self._inputs(arguments["neighbours"], rest)
+            self.conditioner = LocalConditioner(inputs, size, self.elementwise.num_parameters, **network)
+
+    def _inputs(self, neighbours: list[list[int]], rest: list[int]) -> list[list[int]]:
+        """The features of those coordinates, and the context."""
+        if len(neighbours) != self.elementwise.size or not {k for seen in neighbours for k in seen} <= set(rest):
+            raise ValueError(
+                f"{type(self).__name__}: expected `neighbours` of {self.elementwise.size} coordinates among those that do not "
+                f"move; got {neighbours}. Choose among {rest}."
+            )
+        context = range(self.features.size, self.features.size + self.context_dim)
+        owned: dict[int, list[int]] = {k: [] for k in rest}
+        for feature, owner in enumerate(self.features.owner):
+            owned[rest[owner]].append(feature)
+        return [[*(feature for k in seen for feature in owned[k]), *context] for seen in neighbours]
 
     @abstractmethod
     def _elementwise(

@@ -12,6 +12,7 @@ from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .conditioner import Kind, parse_kinds, seeded_generator
 from .coupling import AdditiveCoupling, AffineCoupling, Coupling
 from .halves import cutting_halves, moving_halves
+from .neighbours import nearness, neighbours
 from .residual import Residual
 from .spline import SplineCoupling
 from .transform import Transform
@@ -23,6 +24,8 @@ COUPLINGS: dict[str, type[Coupling]] = {
     "affine": AffineCoupling,
     "spline": SplineCoupling,
 }
+
+LOCAL_HIDDEN = (32, 32)
 
 
 def default_transforms(
@@ -56,7 +59,8 @@ def default_transforms(
         context_dim: number of conditioning values.
         kind: ``"spline"``, ``"affine"``, ``"additive"``, ``"maf"``, ``"iaf"`` or ``"residual"``.
         dependence: how strongly coordinates act on each other, shape (dim, dim); couplings then move halves that cut the most
-            of it (:func:`.halves.cutting_halves`), else halves by rank.
+            of it (:func:`.halves.cutting_halves`), else halves by rank. Where each acts on few others, every one has a network of
+            width 32 and 32 of its own, that sees those near it alone (:func:`.neighbours.neighbours`).
         loc: typical location per coordinate.
         scale: typical spread per coordinate; the splines' boxes are ``loc ± bound·scale``.
         bins: pieces of each spline.
@@ -108,6 +112,12 @@ def _layers(
         halves = [moving_halves(moving, n) for n in range(number)]
     else:
         halves = cutting_halves(dependence, moving, number)
+        # What does not move has no second derivatives: nobody knows whom it acts on.
+        near = nearness(dependence) if len(moving) == dim else None
+        if near is not None:
+            seen = [neighbours(near, half, dim) if len(half) < dim else None for half in halves]
+            local = {**arguments, "hidden": LOCAL_HIDDEN}
+            return [_layer(kind, dim, n, halves[n], {**local, "neighbours": seen[n]}) for n in range(number)]
     return [_layer(kind, dim, n, halves[n], arguments) for n in range(number)]
 
 

@@ -117,18 +117,20 @@ class Pool:
         log_prob: log q0 there, shape ``(N,)``.
         score: its gradient, shape ``(N, d)``, where a path gradient needs it.
         spread: variances of all draws, shape ``(d,)``.
+        columns: log q0 coordinate by coordinate, shape ``(N, d)``, where these are independent.
     """
 
     z: Tensor
     log_prob: Tensor
     score: Tensor | None
     spread: Tensor
+    columns: Tensor | None = None
 
     @classmethod
     def draw(cls, flow: Flow, size: int, generator: torch.Generator | None, *, score: bool, block: int = 8192) -> Pool:
         """``size`` draws."""
         z = flow.base_module.sample(torch.Size([size]), generator)
-        values, scores = [], []
+        values, scores, columns = [], [], []
         for part in z.split(block):
             leaf = part.clone().requires_grad_(score)
             with torch.set_grad_enabled(score):
@@ -138,8 +140,14 @@ class Pool:
                 gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(leaf)
                 scores.append(torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
             values.append(value.detach())
+            with torch.no_grad():
+                apart = flow.base_module.log_prob_columns(part) if score else None
+            if apart is not None:
+                columns.append(apart)
         spread = z.var(0, correction=0).clamp_min(torch.finfo(z.dtype).tiny)
-        return cls(z, torch.cat(values), torch.cat(scores) if score else None, spread)
+        return cls(
+            z, torch.cat(values), torch.cat(scores) if score else None, spread, torch.cat(columns) if columns else None
+        )
 
     def __len__(self) -> int:
         return len(self.z)
@@ -148,6 +156,14 @@ class Pool:
         """Some of the draws."""
         score = None if self.score is None else self.score[index]
         return Pool(self.z[index], self.log_prob[index], score, self.spread)
+
+    def batch(self, size: int, generator: torch.Generator) -> Pool:
+        """Some at random; of independent coordinates every one for itself, which makes new draws of old ones at no cost."""
+        if self.columns is None or self.score is None:
+            return self.rows(torch.randint(len(self), (size,), generator=generator, device=generator.device))
+        index = torch.randint(len(self), (size, self.z.shape[1]), generator=generator, device=generator.device)
+        z, score, columns = (values.gather(0, index) for values in (self.z, self.score, self.columns))
+        return Pool(z, columns.sum(1), score, self.spread)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ def with_transforms(
     hidden: Sequence[int] = (64, 64),
     boxes: bool = False,
     dependence: Tensor | None = None,
+    num_layers: int = 4,
 ) -> Flow:
     """The flow to train: copies of the transforms given, or the default ones in the units of the points."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -152,6 +153,7 @@ def with_transforms(
         parts = default_transforms(
             flow.dim,
             kinds=coordinate_kinds(flow.base, flow.dim, boxes=boxes),
+            num_layers=num_layers,
             hidden=hidden,
             context_dim=context_dim,
             dependence=dependence,

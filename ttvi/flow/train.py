@@ -37,6 +37,7 @@ __all__ = ["Objective", "fit", "fit_samples"]
 
 Objective = Literal["mixed", "path", "reverse", "forward"]
 HIDDEN = 128  # of the second hidden layer of the default couplings, whose many outputs are most of the price, and the least of the first
+LAYERS = 6  # of couplings
 HIDDEN_PER_COORDINATE, MOST_HIDDEN = 4, 256
 OBJECTIVES = ("mixed", "path", "reverse", "forward")
 LOOKS = 16  # draws at which second derivatives are taken
@@ -55,7 +56,7 @@ def fit(
     batch_size: int = 256,
     pool_size: int = 131072,
     objective: Objective = "mixed",
-    learning_rate: float = 3e-3,
+    learning_rate: float = 6e-3,
     anneal: float = 0.0,
     patience: int | None = None,
     train_base: bool = False,
@@ -138,7 +139,9 @@ def fit(
     pool = Pool.draw(flow, min(pool_size, plan.pool(objective)), rng, score=objective in ("mixed", "path"))
     hidden = (min(MOST_HIDDEN, max(HIDDEN, HIDDEN_PER_COORDINATE * flow.dim)), HIDDEN)
     dependence = _dependence(target, pool.z, looks) if objective != "forward" and looks else None
-    flow = with_transforms(flow, transforms, pool.z, dtype, rng, train_base, hidden=hidden, dependence=dependence)
+    flow = with_transforms(
+        flow, transforms, pool.z, dtype, rng, train_base, hidden=hidden, dependence=dependence, num_layers=LAYERS
+    )
     if not len(flow.transforms) and not train_base:
         return base_only(base, flow, objective, start, "nothing to train", "no coordinate can move", target)
     settings = settings_of(

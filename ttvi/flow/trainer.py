@@ -83,10 +83,10 @@ class Trainer:
             beta = min(1.0, FIRST_BETA + (1 - FIRST_BETA) * step / (self.anneal * self.plan.steps))
         if self.flow.base_module.trainable:
             return reverse(self.flow, self.target, self.plan.batch, self.rng, beta=beta)
-        index = torch.randint(len(self.pool), (self.plan.batch,), generator=self.rng, device=self.rng.device)
         share = FORWARD_SHARE if self.objective == "mixed" else 0.0
         path = self.objective != "reverse"
-        return divergence(self.flow, self.target, self.pool.rows(index), forward_share=share, beta=beta, path=path)
+        batch = self.pool.batch(self.plan.batch, self.rng)
+        return divergence(self.flow, self.target, batch, forward_share=share, beta=beta, path=path)
 
     def _weighted(self, step: int) -> Loss:
         stage = step * REFRESHES // self.plan.steps

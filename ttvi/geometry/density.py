@@ -248,6 +248,12 @@ class StretchedDensity(Composed):
         anchor = torch.where(self.stretch.fixed.to(w.device), w, 0.0)
         return _pulled(self.base, self.stretch, w, slope.sum(-1), torch.isfinite(s).all(-1), anchor)
 
+    def log_prob_columns(self, value: Tensor) -> Tensor | None:
+        """Log-density of every column by itself, shape (batch, m), where they are independent; None where they are not."""
+        w, slope = self.stretch.inverse(value)
+        columns = self.base.log_prob_columns(w) if hasattr(self.base, "log_prob_columns") else None
+        return None if columns is None else columns + slope
+
     def sample(
         self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None, sobol: bool = False
     ) -> Tensor:

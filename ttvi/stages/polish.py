@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import BudgetExhausted, EvaluationError
 from ..evaluation import Evaluations
 from ..flow import train as flow_training
+from ..flow.neighbours import nearness
 from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas
 from ..geometry.candidates import NARROWEST, Candidate
@@ -108,12 +109,23 @@ def _starts(search: Search, fitted: Fitted) -> list[_Start]:
     atlas, seen = max(search.atlases, key=lambda found: found[1].elbo, default=(None, None))
     bound = max((c.assessment.elbo for c in candidates), default=-math.inf)
     if atlas is None or seen is None or seen.elbo - HOPELESS < bound or not bool(search.coordinates.line.all()):
-        near = (c for c in candidates if c.assessment.elbo > bound - HOPELESS)
+        near = [c for c in candidates if c.assessment.elbo > bound - HOPELESS]
+        own_coordinates = [c for c in ranked if c.kind == "product" and c.chart.axis_aligned and c not in near][:1]
+        near += own_coordinates if _is_local(search) else []
         return [start for c in near for start in _places(search, c)]
     # Only where nothing else is near: a flow closes the gaps between overlapping regions slowly.
     parts = [ChartDensity(part.base, _of_lines(part.chart)) for part in atlas.parts]
     identity = Chart.identity(search.coordinates, label="atlas")
     return [_Start("atlas", Atlas(parts, atlas.log_shares), identity, "after the mixing")]
+
+
+def _is_local(search: Search) -> bool:
+    """Whether each of the user's coordinates acts on few others, which a flow can make much of; by the highest maximum."""
+    precisions = search.cloud.precisions
+    if precisions is None or not len(precisions):
+        return False
+    scale = precisions[0].diagonal().clamp_min(1e-300).sqrt()
+    return nearness((precisions[0] / (scale[:, None] * scale)).abs().fill_diagonal_(0.0)) is not None
 
 
 def _places(search: Search, candidate: Candidate) -> list[_Start]:

@@ -527,6 +527,20 @@ class TTDensity(Distribution):
             return self
         return self._make(self._right_orthogonal().marginal(keep), self._log_share, self.batch_shape)
 
+    def log_prob_columns(self, value: Tensor) -> Tensor | None:
+        """Log-density of every coordinate by itself, where they are independent; None where they are not.
+
+        Args:
+            value: points, shape ``(batch, d)``.
+
+        Returns:
+            Shape ``(batch, d)``, whose sum is :meth:`log_prob` but for what the reference holds.
+        """
+        if self.batch_shape or max(self.train.ranks) > 1:
+            return None
+        columns = [self.marginal([k]).log_prob(value[:, k : k + 1]) for k in range(len(self.bases))]
+        return torch.stack(columns, 1)
+
     def condition(self, values: Mapping[int, Any]) -> TTDensity:
         """The exact conditional given any subset of the coordinates, over the remaining ones in their original order.
 

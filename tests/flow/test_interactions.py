@@ -1,11 +1,14 @@
-"""Halves that cut what acts on each other: against the bipartite graphs where the best cut is known, and in a flow."""
+"""Halves that cut what acts on each other, and networks that see what is near: on lattices, where both are known, and in a flow."""
 
 import pytest
 import torch
 
 import ttvi
+from ttvi.flow import SplineCoupling
+from ttvi.flow.conditioner import Conditioner, LocalConditioner
 from ttvi.flow.defaults import default_transforms
 from ttvi.flow.halves import cutting_halves, interactions, moving_halves
+from ttvi.flow.neighbours import SEEN, nearness, neighbours
 
 
 def lattice(side, periodic=False):
@@ -87,3 +90,53 @@ def test_a_small_budget_is_kept():
     flow = ttvi.flow.fit(base, log_density, budget=20_000, seed=0)
     assert flow.info.num_evaluations <= 20_000
     assert sum(calls) <= 20_000 + 2  # and the look whether there is a gradient
+
+
+@pytest.mark.parametrize(("side", "periodic"), [(4, False), (6, True), (8, False)])
+def test_on_a_lattice_the_bonds_come_first(side, periodic):
+    weights = lattice(side, periodic) * (
+        1 + torch.rand(side**2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    )
+    weights = weights + weights.T
+    moved = [k for k in range(side**2) if (k // side + k % side) % 2]
+    seen = neighbours(nearness(weights), moved, side**2)
+    for site, near in zip(moved, seen, strict=True):
+        bonds = set(weights[site].nonzero()[:, 0].tolist())
+        assert set(near[: len(bonds)]) == bonds
+        assert len(near) == min(SEEN, side**2 // 2)
+        assert not set(near) & set(moved)
+
+
+def test_dense_interactions_are_not_local():
+    noise = torch.rand(30, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert nearness(noise + noise.T) is None
+    assert nearness(torch.zeros(5, 5)) is None
+
+
+def test_each_moved_coordinate_depends_on_its_neighbours_alone():
+    layer = SplineCoupling(5, moved=[0, 1], neighbours=[[2], [3, 4]], hidden=(8,))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    z = torch.randn(5, generator=generator, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: layer(v)[0], z)
+    acts = torch.tensor(
+        [[1, 0, 1, 0, 0], [0, 1, 0, 1, 1], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], dtype=torch.bool
+    )
+    assert torch.equal(jacobian != 0, acts)
+
+
+@pytest.mark.parametrize("given", [[[2]], [[2], [0]], [[2], [5]]])
+def test_neighbours_that_do_not_fit(given):
+    with pytest.raises(ValueError, match=r"Choose among \[2, 3, 4\]"):
+        SplineCoupling(5, moved=[0, 1], neighbours=given)
+
+
+def test_defaults_are_local_where_interactions_are():
+    kinds = ["real"] * 16
+    assert isinstance(default_transforms(16, dependence=lattice(4))[0].conditioner, LocalConditioner)
+    assert isinstance(default_transforms(16)[0].conditioner, Conditioner)
+    assert isinstance(default_transforms(16, dependence=torch.ones(16, 16))[0].conditioner, Conditioner)
+    kinds[3] = ("discrete", 0, 1)  # has no derivatives, so that nobody knows
+    assert isinstance(default_transforms(16, kinds=kinds, dependence=lattice(4))[0].conditioner, Conditioner)
