@@ -55,7 +55,9 @@ TABLE = {
     "spline all at once": (lambda d, **o: SplineCoupling(d, moved=[0, 1, 3, 4], kinds=MIXED, **o), MIXED),
     "spline bounded": (lambda d, **o: SplineCoupling(d, moved=[0, 1, 3], kinds=BOUNDED, **NETWORK, **o), BOUNDED),
     "affine of neighbours": (
-        lambda d, **o: AffineCoupling(d, moved=[0, 3], neighbours=[[1], [2, 4, 5]], kinds=MIXED, **NETWORK, **UNITS, **o),
+        lambda d, **o: AffineCoupling(
+            d, moved=[0, 3], neighbours=[[1], [2, 4, 5]], kinds=MIXED, **NETWORK, **UNITS, **o
+        ),
         MIXED,
     ),
     "spline of neighbours": (

@@ -316,7 +316,11 @@ class LocalConditioner(nn.Module):
         values = rows.mT[self.inputs.mT].transpose(0, 1).mT  # (groups, rows, inputs)
         for layer in self.layers:
             values = self.activation(layer(values))
-        return self.last(values).permute(1, 2, 0).reshape(*features.shape[:-1], self.last.weight.shape[0] * self.last.weight.shape[2])
+        return (
+            self.last(values)
+            .permute(1, 2, 0)
+            .reshape(*features.shape[:-1], self.last.weight.shape[0] * self.last.weight.shape[2])
+        )
 
 
 class Stacked(nn.Module):

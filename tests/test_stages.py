@@ -1,0 +1,101 @@
+"""Decisions inside a fit that are too rare or too late in it for a quick fit to meet."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ttvi.geometry.assessment import assess
+from ttvi.geometry.candidates import Candidate, whitened
+from ttvi.geometry.coordinates import Coordinates
+from ttvi.geometry.product import product_density
+from ttvi.stages import polish, regions, training
+from ttvi.supports import Support
+from ttvi.tt import TTDensity
+
+DIM = 3
+
+
+def normal(count, dim=DIM, at=0):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(at), dtype=torch.float64)
+
+
+def log_density(x):
+    return -0.5 * x.square().sum(-1)
+
+
+def product(points):
+    coordinates = Coordinates(Support.parse(dim=points.shape[1]))
+    chart = whitened(coordinates, points)
+    density = product_density(chart, chart.from_t(points)[0])
+    target = lambda w: log_density(chart.to_t(w)[0]) + chart.to_t(w)[1]  # noqa: E731
+    seen = assess(density, target, 2000, torch.Generator().manual_seed(1))
+    return Candidate(chart, density, seen, "product", points), target
+
+
+def test_a_flow_keeps_a_twentieth_of_its_product():
+    candidate, _ = product(normal(2000))
+    flow = torch.distributions.MultivariateNormal(torch.zeros(DIM).double(), torch.eye(DIM).double())
+    search = SimpleNamespace(weigh=lambda density: density)
+    mixture, seen = polish._guarded(search, flow, candidate)
+    assert seen is mixture
+    assert mixture.log_shares.exp().tolist() == pytest.approx([0.95, 0.05])
+    # Where the flow has next to nothing the product bounds the weights.
+    far = torch.full((1, DIM), 4.0, dtype=torch.float64)
+    thin = torch.distributions.MultivariateNormal(torch.zeros(DIM).double(), 0.05 * torch.eye(DIM).double())
+    bounded, _ = polish._guarded(search, thin, candidate)
+    assert float(thin.log_prob(far)) < -400
+    assert float(bounded.log_prob(far)) > -40
+
+
+def test_no_product_no_guard():
+    candidate, _ = product(normal(2000))
+    trained = Candidate(candidate.chart, candidate.density, candidate.assessment, "train")
+    assert polish._guarded(SimpleNamespace(), None, trained) is None
+    assert polish._guarded(SimpleNamespace(), None, None) is None
+
+
+@pytest.mark.parametrize(("coupling", "local"), [("chain", True), ("dense", False), ("unknown", False)])
+def test_flows_look_at_the_users_coordinates_where_these_are_local(coupling, local):
+    chain = torch.diag(torch.full((29,), -0.4), 1) + torch.diag(torch.full((29,), -0.4), -1) + torch.eye(30)
+    dense = torch.eye(30) + 0.1
+    precisions = {"chain": chain[None], "dense": dense[None], "unknown": None}[coupling]
+    assert polish._is_local(SimpleNamespace(cloud=SimpleNamespace(precisions=precisions))) is local
+
+
+@pytest.mark.parametrize(("dim", "far", "ends"), [(50, 0.0, True), (50, 9.0, False), (5, 0.0, False)])
+def test_columns_of_regions_end_where_there_are_many_normal_ones(dim, far, ends):
+    """Not in few coordinates, nor where one point of the region is further out than a normal one ever is."""
+    points = normal(2000, dim)
+    coordinates = Coordinates(Support.parse(dim=dim))
+    chart = whitened(coordinates, points)
+    points[0, 0] += far
+    partition = SimpleNamespace(log_responsibilities=lambda t: t.new_zeros(len(t), 1))
+    found = regions._ended(
+        SimpleNamespace(cloud=SimpleNamespace(points=points), coordinates=coordinates),
+        regions._Regions(partition, [chart], [points]),
+        0,
+    )
+    edge = found.to_t(torch.ones(1, dim, dtype=torch.float64))[0]
+    assert (float(edge.abs().max()) < 50) is ends  # unstretched columns have no end but rounding
+
+
+def test_a_trial_that_lacks_what_its_product_finds_is_not_excellent():
+    """A train fitted to a density without its tail: none of its own draws tells, those of the product do."""
+    candidate, target = product(normal(2000))
+
+    def cut(w):
+        return torch.where(candidate.chart.to_t(w)[0][:, 0] > 2.5, -60.0, target(w))
+
+    def trained(function):
+        density = TTDensity.fit(function, candidate.chart.bases(), tol=2e-2, max_rank=20, seed=0)
+        assert density.info.converged
+        return Candidate(
+            candidate.chart, density, assess(density, target, 4000, torch.Generator().manual_seed(2)), "train"
+        )
+
+    search = SimpleNamespace(seen=[candidate])
+    assert training.excellent(search, trained(target))
+    lacking = trained(cut)
+    assert lacking.assessment.ess > training.EXCELLENT
+    assert not training.excellent(search, lacking)
