@@ -167,7 +167,10 @@ def _bound(search: Search, start: _Start, flow: Any) -> float:
 
 
 def _flow(search: Search, start: _Start, begun: Any, steps: int) -> Any:
-    """A flow from a start, or from one already begun if there is one; None if it cannot be paid for or fails."""
+    """A flow from a start, or from one already begun if there is one; None if it cannot be paid for or fails.
+
+    Without patience: what a short training has annealed is lost while the learning rate is high, and comes back late.
+    """
     coordinates = search.coordinates
 
     def log_density(s: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ def _flow(search: Search, start: _Start, begun: Any, steps: int) -> Any:
     try:
         return flow_training.fit(
             start.base, log_density, transforms=None if begun is None else list(begun.transforms), budget=spend,
-            generator=search.generator, steps=steps, patience=max(steps // 3, 300), pool_size=POOL,
+            generator=search.generator, steps=steps, pool_size=POOL,
         )  # fmt: skip
     except (BudgetExhausted, EvaluationError, ValueError) as failure:
         search.notes.append(f"flow failed: {failure}")
