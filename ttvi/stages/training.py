@@ -14,6 +14,7 @@ from ..geometry.assessment import Pooled, assess
 from ..geometry.candidates import CURVATURE, Candidate, in_chart
 from ..geometry.chart import Chart
 from ..geometry.curvature_rank import predicted_rank
+from ..geometry.exploration import laplace_shares
 from ..tt.density import TTDensity
 from ..verdict import TRUSTED_K
 from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
@@ -31,6 +32,8 @@ MOST_RANK = 40  # that the curvature may ask for
 FOR_AXES = 3  # times the rank of others, up to which a train in the user's coordinates is tried before them
 LEAST_EVALUATIONS = 50
 CONSIDERED = 2048  # points among which those far apart are looked for
+HEAVY = 0.01  # share of the mass that a maximum must have to say something of where it is
+NEARLY_ALL = 0.9  # of the mass, at which the heavy maxima together say enough
 INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
 FEW_COORDINATES = 12
 MANY_COORDINATES = 40
@@ -73,7 +76,8 @@ def train_in(
         return None
     # Other maxima are nothing to one region; and the densest points of a population are no maxima, but the inside of a neck.
     maxima = log_density is None and search.cloud.precisions is not None
-    known = search.cloud.modes[: INITIAL // 4 if maxima else 0]
+    telling = _telling_maxima(search)
+    known = telling if maxima and len(telling) else search.cloud.modes[: INITIAL // 4 if maxima else 0]
     found = chart.from_t(points)[0]
     init = torch.cat([far_apart(found[torch.isfinite(found).all(1)], INITIAL), chart.from_t(known)[0]])
     init = init[torch.isfinite(init).all(1)]
@@ -361,8 +365,25 @@ def _affordable(chart: Chart, rank: int) -> bool:
     return 10 * NODES_EXPECTED * chart.dim * rank**2 <= MOST_EVALUATIONS
 
 
+def _telling_maxima(search: Search) -> Tensor:
+    """The local maxima that say enough of where the mass is, shape (K, m): several that have nearly all of it, by Laplace's method.
+
+    In many coordinates a train then begins from nothing else: every point more is a fiber in every sweep, and where the rank
+    is short of what the points ask for, the train is of the points and not of the density.
+    """
+    cloud = search.cloud
+    if search.coordinates.dim <= FEW_COORDINATES or cloud.precisions is None or not len(cloud.modes):
+        return cloud.modes[:0]
+    shares = laplace_shares(cloud.mode_values, cloud.precisions)
+    heavy = shares > HEAVY
+    telling = 1 < int(heavy.sum()) <= INITIAL and float(shares[heavy].sum()) > NEARLY_ALL
+    return cloud.modes[heavy] if telling else cloud.modes[:0]
+
+
 def _population(search: Search, candidate: Candidate) -> Tensor:
     """Points to start from: by the weights of a candidate if they are worth anything, else the explored ones."""
+    if len(_telling_maxima(search)):
+        return search.cloud.points[:0]
     a = candidate.assessment
     if a.ess * len(a.points) > 300:
         return candidate.chart.to_t(a.population(512, search.generator)[0])[0]
