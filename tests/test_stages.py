@@ -99,3 +99,29 @@ def test_a_trial_that_lacks_what_its_product_finds_is_not_excellent():
     lacking = trained(cut)
     assert lacking.assessment.ess > training.EXCELLENT
     assert not training.excellent(search, lacking)
+
+
+@pytest.mark.parametrize(
+    ("heights", "dim", "told"),
+    [
+        ([0.0, -0.5, -9.0], 20, 2),  # the third has next to nothing
+        ([0.0], 20, 0),  # of one maximum nothing is known but its place
+        ([0.0] * 40, 20, 0),  # so many would be a fiber each
+        ([0.0, 0.0], 5, 0),  # few coordinates
+    ],
+)
+def test_several_maxima_with_nearly_all_of_the_mass_say_where_to_begin(heights, dim, told):
+    count = len(heights)
+    cloud = SimpleNamespace(
+        modes=normal(count, dim),
+        mode_values=torch.tensor(heights, dtype=torch.float64),
+        precisions=torch.eye(dim, dtype=torch.float64).expand(count, dim, dim),
+    )
+    search = SimpleNamespace(cloud=cloud, coordinates=SimpleNamespace(dim=dim))
+    assert torch.equal(training.telling_maxima(search), cloud.modes[:told])
+
+
+def test_without_curvatures_no_maximum_says_anything():
+    cloud = SimpleNamespace(modes=normal(2, 20), mode_values=torch.zeros(2), precisions=None)
+    search = SimpleNamespace(cloud=cloud, coordinates=SimpleNamespace(dim=20))
+    assert len(training.telling_maxima(search)) == 0

@@ -18,7 +18,7 @@ from ..verdict import LOST_SHARE, MODE_GAP
 from .certificate import unseen
 from .plan import MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
-from .training import train_in
+from .training import telling_maxima, train_in
 
 __all__ = ["cover", "safeguard"]
 
@@ -49,8 +49,9 @@ def cover(search: Search, fitted: Fitted) -> Fitted:
     with search.account.stage("train"):
         rank = min(search.plan.max_rank, max(RANKS[0], *fitted.candidate.density.train.ranks))
         left = search.left(0.5)
+        others = search.cloud.points[:0] if len(telling_maxima(search)) else search.cloud.points
         again = train_in(
-            search, fitted.candidate.chart, torch.cat([points, search.cloud.points]), tol=search.plan.tol, max_rank=rank,
+            search, fitted.candidate.chart, torch.cat([points, others]), tol=search.plan.tol, max_rank=rank,
             budget=MOST_PER_TRAIN if left is None else left,
         )  # fmt: skip
         if again is None:

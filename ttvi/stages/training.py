@@ -20,7 +20,7 @@ from ..verdict import TRUSTED_K
 from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
 
-__all__ = ["excellent", "raise_ranks", "sharpen", "train", "train_in", "trial", "worth_more"]
+__all__ = ["excellent", "raise_ranks", "sharpen", "telling_maxima", "train", "train_in", "trial", "worth_more"]
 
 TRIAL_RANK = 8
 TRIAL_TOL = 0.1
@@ -47,6 +47,7 @@ EXCELLENT = 0.99  # effective share at which a trial, or a product, is the answe
 STRAY = 0.03  # nats of divergence that a good train may owe to draws of next to no density
 SHARPER = 1 / 3  # of the tolerance
 RIVAL = 3.0  # times less effective than the best
+WORTH_MORE = 0.15  # effective share of a train in many coordinates from which on higher ranks are tried
 SIMILAR = 1.5  # times the least error of trains of the first rank, up to which higher ranks are tried in a chart
 
 
@@ -76,7 +77,7 @@ def train_in(
         return None
     # Other maxima are nothing to one region; and the densest points of a population are no maxima, but the inside of a neck.
     maxima = log_density is None and search.cloud.precisions is not None
-    telling = _telling_maxima(search)
+    telling = telling_maxima(search)
     known = telling if maxima and len(telling) else search.cloud.modes[: INITIAL // 4 if maxima else 0]
     found = chart.from_t(points)[0]
     init = torch.cat([far_apart(found[torch.isfinite(found).all(1)], INITIAL), chart.from_t(known)[0]])
@@ -245,7 +246,10 @@ def worth_more(search: Search, fitted: Fitted) -> bool:
     """Whether higher ranks promise more than a flow does: the train is already near, or there are few coordinates."""
     if fitted.ess >= ENOUGH or fitted.candidate is None or fitted.train is None:
         return False
-    near = fitted.candidate.kind == "train" and fitted.ess > 0.15 and _beats_product(search, fitted.candidate)
+    # A train begun from maxima alone holds them from its first ranks on, and what is around them with the next ones.
+    rises = _status(fitted.candidate) == "rank-limited" and len(telling_maxima(search)) > 0
+    least = RARE if rises else WORTH_MORE
+    near = fitted.candidate.kind == "train" and fitted.ess > least and _beats_product(search, fitted.candidate)
     return near or search.coordinates.dim <= FEW_COORDINATES
 
 
@@ -288,7 +292,8 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int], *, most: int 
     error = math.inf if best.kind == "product" else float(best.density.info.error)
     with search.account.stage("train"):
         for rank in sorted({min(r, search.plan.max_rank) for r in ranks}):
-            if result is not best and (_status(result) == "converged" or not _affordable(best.chart, rank)):
+            affordable = _affordable(best.chart, rank) or len(telling_maxima(search)) > 0
+            if result is not best and (_status(result) == "converged" or not affordable):
                 break
             left = search.left(0.6)
             trained = train_in(
@@ -365,7 +370,7 @@ def _affordable(chart: Chart, rank: int) -> bool:
     return 10 * NODES_EXPECTED * chart.dim * rank**2 <= MOST_EVALUATIONS
 
 
-def _telling_maxima(search: Search) -> Tensor:
+def telling_maxima(search: Search) -> Tensor:
     """The local maxima that say enough of where the mass is, shape (K, m): several that have nearly all of it, by Laplace's method.
 
     In many coordinates a train then begins from nothing else: every point more is a fiber in every sweep, and where the rank
@@ -382,7 +387,7 @@ def _telling_maxima(search: Search) -> Tensor:
 
 def _population(search: Search, candidate: Candidate) -> Tensor:
     """Points to start from: by the weights of a candidate if they are worth anything, else the explored ones."""
-    if len(_telling_maxima(search)):
+    if len(telling_maxima(search)):
         return search.cloud.points[:0]
     a = candidate.assessment
     if a.ess * len(a.points) > 300:

@@ -17,10 +17,11 @@ from .cache import Grid, GridFunction
 from .canonical import orthogonalize, truncate
 from .guard import search
 from .report import CrossInfo, Status, SweepRecord
+from .rivals import misfits
 from .sweep import CrossState, HalfSweep, Validation, half_sweep, validate
 from .train import TensorTrain
 
-__all__ = ["CrossOptions", "CrossResult", "cross_density", "effective_fraction"]
+__all__ = ["CrossOptions", "CrossResult", "Validated", "cross_density", "effective_fraction"]
 
 
 WRONG = 0.5  # of a coefficient, from which on a point is still to be learnt
@@ -76,6 +77,18 @@ class Target(Protocol):
     def validate(self, train: TensorTrain, count: int, generator: torch.Generator | None) -> Validation:
         """Compare a train with the function at ``count`` fresh points."""
 
+    def nearer(self, old: Validated, new: Validated) -> bool:
+        """Whether the older of two trains is the better one."""
+
+
+class Validated(NamedTuple):
+    """A train, the pivots that belong to it, the direction of the next half-sweep, and what fresh points say of it."""
+
+    train: TensorTrain
+    state: CrossState
+    forward: bool
+    check: Validation
+
 
 @dataclass
 class _Run:
@@ -91,6 +104,23 @@ class _Run:
     train: TensorTrain | None = None
     beta: float = 0.0
     history: list[SweepRecord] = field(default_factory=list)
+    best: Validated | None = None
+
+    def remember(self, target: Target, check: Validation) -> None:
+        """Keep the train that was just validated, unless an earlier one is nearer: at the cap of the ranks sweeps wander."""
+        assert self.train is not None
+        new = Validated(self.train, self.state, self.forward, check)
+        if not len(check.indices):  # nothing is left to judge by
+            self.best = None
+        elif self.best is None or not target.nearer(self.best, new):
+            self.best = new
+
+    def restore(self, error: float) -> float:
+        """Go back to the best train that was validated, if one was, and return its error instead of ``error``."""
+        if self.best is None:
+            return error
+        self.train, self.state, self.forward, check = self.best
+        return check.error
 
     def step(
         self,
@@ -164,6 +194,11 @@ class DensityTarget:
     def validate(self, train: TensorTrain, count: int, generator: torch.Generator | None) -> Validation:
         """Draws from the square of the train."""
         return validate(train, self.coefficients, count, generator)
+
+    def nearer(self, old: Validated, new: Validated) -> bool:
+        """By the draws of both; the values are known already."""
+        first, second = misfits((old.train, new.train), (old.check.indices, new.check.indices), self.coefficients)
+        return first < second
 
 
 def _log_weights(root_weights: Sequence[Tensor], indices: Tensor) -> Tensor:
@@ -296,9 +331,11 @@ def _refine(run: _Run, target: Target, init: Tensor, relevance: float) -> tuple[
         assert run.train is not None
         check = target.validate(run.train, int(min(options.validation, run.grid.remaining)), run.generator)
         error = check.error
+        run.remember(target, check)
         if error <= options.tol:
             found = search(run.grid, run.train, target.coefficients, options, relevance, run.generator)
             quiet = 0 if len(found) else quiet + 1
+            run.best = None if len(found) else run.best  # what was kept lacks them
             if quiet >= options.guard_rounds:
                 return "converged", f"relative error {error:.1e} within tol={options.tol:.1e}", error
             if not len(found):
@@ -311,6 +348,7 @@ def _refine(run: _Run, target: Target, init: Tensor, relevance: float) -> tuple[
                 truncation / 3, 0.05 * options.tol
             )  # interpolation amplifies what truncation leaves out, most in long and narrow trains
         if since_best >= 4:
+            error = run.restore(error)
             if rank_bound and affordable < options.max_rank:
                 message = f"relative error {error:.1e} at rank {affordable}, all that is affordable; raise budget"
                 return "budget exhausted", message, error
@@ -338,6 +376,7 @@ def _refine(run: _Run, target: Target, init: Tensor, relevance: float) -> tuple[
         )
         rank_bound = result.discarded > 0.5 * options.tol
         found = found[:0]
+    error = run.restore(error)
     return (
         "stalled",
         f"relative error {error:.1e} after {options.max_half_sweeps} half-sweeps; raise the basis sizes, or tol",
@@ -400,7 +439,7 @@ def cross_density(
                 _start_warm(run, warm, init)
             status, message, error = _refine(run, DensityTarget(run, 1.0), init, relevance=1e-4)
         except BudgetExhausted as stop:
-            error = next((r.error for r in reversed(run.history) if r.error is not None), math.nan)
+            error = run.restore(next((r.error for r in reversed(run.history) if r.error is not None), math.nan))
             status, message = "budget exhausted", f"{stop}; raise budget, or lower max_rank or the basis sizes"
     except EvaluationError as failure:
         failure.info = _report(run, status, message, error, started, run.train)

@@ -13,7 +13,7 @@ from ..errors import BudgetExhausted, EvaluationError
 from .algebra import evaluate_indices, norm, sample_indices
 from .cache import GridFunction
 from .canonical import orthogonalize, truncate
-from .cross import CrossOptions, CrossResult, _log_weights, _refine, _report, _Run
+from .cross import CrossOptions, CrossResult, Validated, _log_weights, _refine, _report, _Run
 from .report import Status, SweepRecord
 from .sweep import CrossState, Validation
 from .train import TensorTrain
@@ -81,6 +81,10 @@ class FunctionTarget:
         )
         errors = mixture_errors(gap.abs().log(), log_square, log_uniform)
         return Validation(drawn, log_square + 2 * log_norm, errors, float(errors.mean().sqrt()))
+
+    def nearer(self, old: Validated, new: Validated) -> bool:
+        """By their own points, half of which are anywhere."""
+        return old.check.error < new.check.error
 
 
 def _uniform(root_weights: Sequence[Tensor], count: int, generator: torch.Generator | None) -> Tensor:
@@ -180,7 +184,7 @@ def cross_function(
         try:
             status, message, error = _sweep_and_refine(run, init)
         except BudgetExhausted as stop:
-            error = next((r.error for r in reversed(run.history) if r.error is not None), math.nan)
+            error = run.restore(next((r.error for r in reversed(run.history) if r.error is not None), math.nan))
             status, message = "budget exhausted", f"{stop}; raise budget, or lower max_rank or the basis sizes"
     except EvaluationError as failure:
         failure.info = _report(run, status, message, error, started, run.train)
