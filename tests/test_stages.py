@@ -125,3 +125,28 @@ def test_without_curvatures_no_maximum_says_anything():
     cloud = SimpleNamespace(modes=normal(2, 20), mode_values=torch.zeros(2), precisions=None)
     search = SimpleNamespace(cloud=cloud, coordinates=SimpleNamespace(dim=20))
     assert len(training.telling_maxima(search)) == 0
+
+
+def test_a_train_that_lost_a_mode_is_not_better():
+    """Its own weights are perfect; the draws of a rougher one that has both tell."""
+    points = normal(4000)
+    points[::2, 0] += 6.0
+    coordinates = Coordinates(Support.parse(dim=DIM))
+    chart = whitened(coordinates, points)
+
+    def two_modes(w):
+        t, slope = chart.to_t(w)
+        return torch.logaddexp(log_density(t), log_density(t - torch.tensor([6.0, 0.0, 0.0]))) + slope
+
+    def trained(function):
+        density = TTDensity.fit(function, chart.bases(), tol=2e-2, max_rank=20, seed=0)
+        return Candidate(chart, density, assess(density, two_modes, 4000, torch.Generator().manual_seed(3)), "train")
+
+    one = trained(lambda w: torch.where(chart.to_t(w)[0][:, 0] < 3, two_modes(w), -60.0))
+    both = trained(lambda w: two_modes(w) + 0.5 * (3 * chart.to_t(w)[0][:, 1]).sin())
+    search = SimpleNamespace(coordinates=coordinates)
+    assert one.assessment.ess > both.assessment.ess + 0.05
+    assert training.lacks(search, one, both)
+    assert not training.lacks(search, both, one)
+    assert training._better(search, both, one)
+    assert not training._better(search, one, both)

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from ..diagnostics import WeightedDraws
 from ..errors import BudgetExhausted
+from ..geometry.candidates import Candidate
 from ..geometry.exploration import Cloud
 from ..verdict import MODE_GAP, CensusMode
 from .search import Fitted, Search
 
-__all__ = ["census", "certify", "loses_modes", "unseen"]
+__all__ = ["census", "certify", "loses_modes", "unseen", "unseen_by"]
 
 NETS = 16  # independently scrambled, whose spread is the standard error
 LEAST_NET = 64  # points of a net
+MOST_POINTS = 32  # of those that a density misses
 
 
 def certify(search: Search, density: Any) -> WeightedDraws | None:
@@ -77,6 +79,20 @@ def unseen(search: Search, density: Any, log_evidence: float) -> tuple[float, Te
         gap = cloud.values - slope - density.log_prob(x) - log_evidence
     missed = gap > MODE_GAP
     return float(missed.double().mean()), cloud.points[missed]
+
+
+def unseen_by(search: Search, density: Any, witness: Candidate) -> tuple[float, Tensor]:
+    """The share of the mass where the target has twenty times the density, by the weighted draws of another; and such points."""
+    a = witness.assessment
+    with torch.no_grad():
+        t, inner = witness.chart.to_t(a.points)
+        x, outer = search.coordinates.to_x(t)
+        value = a.log_weights + witness.density.log_prob(a.points) - inner - outer
+        gap = value - density.log_prob(x) - a.log_evidence
+    weights = torch.softmax(a.log_weights, 0)
+    missed = (gap > MODE_GAP) & (weights > 0)
+    worst = torch.where(missed, weights, 0.0).argsort(descending=True)[: int(missed.sum())][:MOST_POINTS]
+    return float(weights[missed].sum()), t[worst]
 
 
 def loses_modes(search: Search, fitted: Fitted) -> bool:

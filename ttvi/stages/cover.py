@@ -14,11 +14,11 @@ from ..geometry.atlas import Atlas
 from ..geometry.candidates import Candidate
 from ..geometry.density import ChartDensity
 from ..geometry.truncation import truncated
-from ..verdict import LOST_SHARE, MODE_GAP
-from .certificate import unseen
+from ..verdict import LOST_SHARE
+from .certificate import unseen, unseen_by
 from .plan import MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
-from .training import telling_maxima, train_in
+from .training import lacks, speaks, telling_maxima, train_in
 
 __all__ = ["cover", "safeguard"]
 
@@ -30,8 +30,9 @@ COST_SHARE = 0.2  # of those of the train itself, if that is more
 WHOLE = 0.01  # share of the draws that a train keeps with its far ends cut much further out
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of a product, tried
 WORTH = 0.03  # relative gain of the effective share that a larger one must bring
+FEW = 8  # points that were missed, where others would crowd out the maxima that a train begins from
+TOLERATED = 0.5  # of the effective share of a train, below which one that misses less is no better
 REST = 1 / 256  # share of the product's own draws that are of the whole line
-WITNESSES = 200  # effective draws of a product from which on it can speak for the target
 
 
 def cover(search: Search, fitted: Fitted) -> Fitted:
@@ -49,17 +50,19 @@ def cover(search: Search, fitted: Fitted) -> Fitted:
     with search.account.stage("train"):
         rank = min(search.plan.max_rank, max(RANKS[0], *fitted.candidate.density.train.ranks))
         left = search.left(0.5)
-        others = search.cloud.points[:0] if len(telling_maxima(search)) else search.cloud.points
+        telling = len(telling_maxima(search)) > 0
         again = train_in(
-            search, fitted.candidate.chart, torch.cat([points, others]), tol=search.plan.tol, max_rank=rank,
-            budget=MOST_PER_TRAIN if left is None else left,
+            search, fitted.candidate.chart, points[:FEW] if telling else torch.cat([points, search.cloud.points]),
+            tol=search.plan.tol, max_rank=rank, budget=MOST_PER_TRAIN if left is None else left,
         )  # fmt: skip
         if again is None:
             return fitted
         search.record(again)
         rebuilt = Fitted.of(again)
         less, _ = _missing(search, rebuilt)
-    return rebuilt if less < missing else fitted
+    # The more was missing, the less of the old effective share was one of the whole.
+    worth = rebuilt.ess > TOLERATED * (1 - missing) * fitted.ess and not lacks(search, again, fitted.candidate)
+    return rebuilt if less < missing and worth else fitted
 
 
 def safeguard(search: Search, fitted: Fitted) -> Fitted:
@@ -139,19 +142,7 @@ def _missing(search: Search, fitted: Fitted) -> tuple[float, Tensor]:
 def _missing_by_weights(search: Search, fitted: Fitted) -> tuple[float, Tensor]:
     """Likewise by the weighted draws of the best product that was looked at."""
     assert fitted.candidate is not None
-    products = [
-        c for c in search.seen if c.kind == "product" and c.assessment.ess * len(c.assessment.points) > WITNESSES
-    ]
+    products = [c for c in search.seen if c.kind == "product" and speaks(c)]
     if not products:
         return 0.0, search.cloud.points[:0]
-    witness = max(products, key=merit)
-    a = witness.assessment
-    with torch.no_grad():
-        t, inner = witness.chart.to_t(a.points)
-        x, outer = search.coordinates.to_x(t)
-        value = a.log_weights + witness.density.log_prob(a.points) - inner - outer
-        gap = value - fitted.density.log_prob(x) - a.log_evidence
-    weights = torch.softmax(a.log_weights, 0)
-    missed = (gap > MODE_GAP) & (weights > 0)
-    worst = torch.where(missed, weights, 0.0).argsort(descending=True)[: int(missed.sum())][:32]
-    return float(weights[missed].sum()), t[worst]
+    return unseen_by(search, fitted.density, max(products, key=merit))

@@ -17,10 +17,13 @@ from ..geometry.curvature_rank import predicted_rank
 from ..geometry.exploration import laplace_shares
 from ..tt.density import TTDensity
 from ..verdict import TRUSTED_K
+from .certificate import unseen_by
 from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
 
-__all__ = ["excellent", "raise_ranks", "sharpen", "telling_maxima", "train", "train_in", "trial", "worth_more"]
+__all__ = [
+    "excellent", "lacks", "raise_ranks", "sharpen", "speaks", "telling_maxima", "train", "train_in", "trial", "worth_more",
+]  # fmt: skip
 
 TRIAL_RANK = 8
 TRIAL_TOL = 0.1
@@ -48,6 +51,8 @@ STRAY = 0.03  # nats of divergence that a good train may owe to draws of next to
 SHARPER = 1 / 3  # of the tolerance
 RIVAL = 3.0  # times less effective than the best
 WORTH_MORE = 0.15  # effective share of a train in many coordinates from which on higher ranks are tried
+WITNESSES = 200  # effective draws of a density from which on it can speak for the target
+A_MODE = 0.1  # share of the mass that no train may lack in order to be called better
 SIMILAR = 1.5  # times the least error of trains of the first rank, up to which higher ranks are tried in a chart
 
 
@@ -259,7 +264,30 @@ def raise_ranks(search: Search, fitted: Fitted) -> Fitted:
     # A train grows to the rank it needs: in few coordinates the highest that can be paid for at once.
     few = search.coordinates.dim <= FEW_COORDINATES and search.plan.budget is None
     raised = _raised(search, fitted.candidate, RANKS[2:] if few else RANKS[1:])
-    return raised if raised.ess > fitted.ess else fitted
+    better = raised.candidate is not fitted.candidate and _better(search, raised.candidate, fitted.candidate)
+    return raised if better else fitted
+
+
+def lacks(search: Search, train: Candidate, other: Candidate) -> bool:
+    """Whether a train lacks what makes a mode, by the draws of another, and more than that lacks of its own."""
+    missing = unseen_by(search, Fitted.of(train).density, other)[0] if speaks(other) else 0.0
+    if missing < A_MODE:
+        return False
+    return not speaks(train) or missing > unseen_by(search, Fitted.of(other).density, train)[0]
+
+
+def speaks(witness: Candidate) -> bool:
+    """Whether there are enough effective draws of a density to say where the target has its mass."""
+    return witness.assessment.ess * len(witness.assessment.points) > WITNESSES
+
+
+def _better(search: Search, new: Candidate | None, old: Candidate) -> bool:
+    """By what is effective, which does not tell of a mode that is lost; of two trains each tells of the other."""
+    if new is None:
+        return False
+    if new.kind == old.kind == "train" and lacks(search, new, old) != lacks(search, old, new):
+        return lacks(search, old, new)
+    return merit(new) > merit(old)
 
 
 def sharpen(search: Search, fitted: Fitted) -> Fitted:
@@ -304,7 +332,8 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int], *, most: int 
                 break
             search.record(trained)
             before = result.assessment.ess
-            if merit(trained) > merit(result) or (result is best and _status(trained) == "converged"):
+            done = result is best and _status(trained) == "converged" and not lacks(search, trained, result)
+            if done or _better(search, trained, result):
                 result = trained
             if _status(trained) != "rank-limited":
                 break
