@@ -10,7 +10,7 @@ import ttvi
 from ttvi.geometry.assessment import Assessment
 from ttvi.geometry.coordinates import Coordinates, Pullback
 from ttvi.geometry.mixing import Triangular
-from ttvi.geometry.nested_laplace import leading_columns, nested_laplace
+from ttvi.geometry.nested_laplace import _continued, leading_columns, nested_laplace
 from ttvi.stages.nest import MISSED, _missed
 from ttvi.supports import Support
 
@@ -146,3 +146,18 @@ def test_the_evidence_of_a_hierarchical_model_with_a_neck_is_that_of_quadrature(
     assert abs(posterior.log_evidence[0] - exact) < 0.005
     assert posterior.diagnostics.ess > 0.98
     assert posterior.verdict.level == "good"
+
+
+def test_scales_go_on_where_the_grid_ends_early():
+    """Corners that the limit left out: flat there, the map would be flat for ever beyond, and the density a spike."""
+    slopes = torch.tensor([[1.0, -2.0], [0.5, 0.0]], dtype=torch.float64)  # of two log scales in two leading columns
+
+    def node(*key):
+        log_scales = 3 + torch.tensor(key, dtype=torch.float64) @ slopes
+        return torch.zeros(2), torch.diag(log_scales.exp()), 0.0
+
+    known = {key: node(*key) for key in [(0, 0), (1, 0), (0, 1), (1, 1)]}
+    gain = _continued(known, [-2, 4], [0, 1])
+    torch.testing.assert_close(gain, torch.tensor([-2.0, 3.0], dtype=torch.float64) @ slopes)
+    assert float(_continued(known, [1, 0], [1, 0]).abs().max()) == 0
+    assert float(_continued({(0, 0): node(0, 0)}, [0, 3], [0, 0]).abs().max()) == 0  # nothing to continue from

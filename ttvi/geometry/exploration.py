@@ -16,6 +16,7 @@ from .ascent import ascend, curvature, distinct, newton
 from .coordinates import Coordinates, Pullback
 from .interval import to_line
 from .moves import Population, differential, hamiltonian
+from .recombination import recombined
 from .reference import Reference
 
 __all__ = ["Cloud", "Exploration", "explore", "laplace_shares", "mean_factor", "unexplored"]
@@ -27,6 +28,8 @@ LOST_SHARE = 0.02  # of the mass around all maxima, by their curvature
 NEARBY = 4.0  # times the number of coordinates, of the squared distance: a point there belongs to a maximum
 COMPACT = 0.5  # times the deviations by the curvature: what is not normal about a maximum shows further out
 RELAXED = 4  # rounds of moves after that
+MANY_MAXIMA = 8  # from which on those that were found are hardly the best there are
+GENERATION = 20_000  # evaluations of a budget for exploration that allow one round of recombining maxima
 START_SCALES = (0.5, 2.0, 8.0, 32.0)
 
 
@@ -41,6 +44,7 @@ class Exploration:
         rounds: the most temperatures.
         sweeps: moves of the population at each.
         starts: points of several scales to begin with.
+        generations: the most rounds of recombining local maxima.
     """
 
     particles: int = 1024
@@ -49,6 +53,7 @@ class Exploration:
     rounds: int = 60
     sweeps: int = 4
     starts: int = 2048
+    generations: int = 8
 
     @classmethod
     def within(cls, budget: int | None, dim: int, gradient: bool) -> Exploration:
@@ -59,8 +64,9 @@ class Exploration:
         particles = int(min(1024, max(32, budget // 100)))
         ascents = min(256, max(4, budget // 600))
         return cls(
-            particles, ascents, 64, 60, 4 if budget > 20_000 else 2, int(min(2 * particles, max(2, budget // 3)))
-        )
+            particles, ascents, 64, 60, 4 if budget > 20_000 else 2, int(min(2 * particles, max(2, budget // 3))),
+            min(8, budget // GENERATION),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,8 @@ def _summits(
         return points, tops, None
     keep = distinct(points, tops, torch.ones_like(points[0]), radius=SAME, limit=settings.modes)
     points, tops = points[keep], tops[keep]
+    if len(points) >= MANY_MAXIMA and settings.generations and bool(target.coordinates.line.all()):
+        points, tops = _recombined(target, settings, points, tops, generator)
     dim = points.shape[1]
     affordable = max(1, (settings.particles * 40) // (2 * dim * (1 + ROUNDS)))
     points, tops = points[:affordable], tops[:affordable]
@@ -292,6 +300,20 @@ def laplace_shares(tops: Tensor, precisions: Tensor) -> Tensor:
         precisions: shape (K, m, m).
     """
     return torch.softmax(tops - 0.5 * torch.linalg.slogdet(precisions)[1], 0)
+
+
+def _recombined(
+    target: Pullback, settings: Exploration, points: Tensor, tops: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """More and better maxima from those that were found; reflected about the middle of intervals, and zero."""
+    assert target.gradient is not None
+    step = 1e-3 * torch.ones_like(points[0])
+    centre = torch.where(target.coordinates.interval, to_line(torch.full_like(step, 0.5)), 0.0)
+    return recombined(
+        target.value_and_gradient, points, tops,
+        lambda top: curvature(target.value_and_gradient, top[None], step)[0],
+        centre, generator, generations=settings.generations, same=SAME, limit=settings.modes,
+    )  # fmt: skip
 
 
 def _is_maximum(hessians: Tensor, line: Tensor) -> Tensor:

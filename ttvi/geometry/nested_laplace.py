@@ -253,7 +253,11 @@ class _Solver:
 
 
 def _tabulated(grid: _Grid, order: Tensor, loc: Tensor, scale: Tensor) -> NestedLaplace:
-    """The tables over the smallest box of all the nodes that count; where a node is not known, the nearest one stands in."""
+    """The tables over the smallest box of all the nodes that count.
+
+    Where a node is not known, the nearest one stands in, with scales continued from there: a map that stops narrowing at the edge
+    of the box narrows no more beyond it, and the density is a spike.
+    """
     low, high = grid.box()
     usable = {key: value for key, value in grid.known.items() if math.isfinite(value[2])}
     known, box, worthy = torch.tensor(list(usable)), _places(low, high), grid.worthy()
@@ -262,11 +266,26 @@ def _tabulated(grid: _Grid, order: Tensor, loc: Tensor, scale: Tensor) -> Nested
     factor = torch.stack([value[1] for value in usable.values()])[nearest]
     diagonal = factor.diagonal(dim1=1, dim2=2)
     ties = -factor.tril(-1) / diagonal[..., None]
+    log_diagonal = diagonal.log()
+    for row, (key, stand_in) in enumerate(zip(box.tolist(), known[nearest].tolist(), strict=True)):
+        log_diagonal[row] += _continued(usable, key, stand_in)
     index = (ties.abs().amax(0) > NEAR_ZERO).nonzero()
     step = torch.full_like(loc, STEP)
     mixing = ConditionallyAffine(
-        order, loc, scale, STEP * low.to(loc), step, high - low + 1, x, diagonal.log(), index,
+        order, loc, scale, STEP * low.to(loc), step, high - low + 1, x, log_diagonal, index,
         ties[:, index[:, 0], index[:, 1]],
     )  # fmt: skip
     log_marginal = torch.tensor([usable[key][2] for key in worthy], dtype=loc.dtype)
     return NestedLaplace(mixing, STEP * torch.tensor(worthy).to(loc), log_marginal)
+
+
+def _continued(known: dict[tuple[int, ...], tuple[Tensor, Tensor, float]], key: list[int], near: list[int]) -> Tensor:
+    """What the log scales gain from a known node to another place, along straight lines through it and the one before it."""
+    at = known[tuple(near)][1].diagonal().log()
+    gain = torch.zeros_like(at)
+    for axis, (there, here) in enumerate(zip(key, near, strict=True)):
+        side = (there > here) - (there < here)
+        before = known.get((*near[:axis], here - side, *near[axis + 1 :]))
+        if side and before is not None:
+            gain += abs(there - here) * (at - before[1].diagonal().log())
+    return gain
