@@ -447,7 +447,9 @@ def test_every_geometry_is_kept_in_files(geometry, tmp_path):
     posterior.save(tmp_path / "run")
     again = ttvi.load(tmp_path / "run", log_density=two_modes)
     x = posterior.sample(200, seed=3)
-    assert torch.equal(x, again.sample(200, seed=3))
+    torch.testing.assert_close(
+        x, again.sample(200, seed=3), rtol=1e-12, atol=1e-12
+    )  # the last bit is up to how tensors lie in memory
     assert torch.allclose(posterior.log_prob(x), again.log_prob(x), atol=1e-10)
     assert again.log_evidence == posterior.log_evidence
     assert again.verdict == posterior.verdict
