@@ -35,6 +35,7 @@ FLOORS = {
     "ttvi.tt.interop": 3,
     "ttvi.tt.canonical": 4,
     "ttvi.tt.guard": 5,
+    "ttvi.tt.rivals": 5,
     "ttvi.tt.squared": 5,
     "ttvi.tt.sweep": 5,
     "ttvi.tt.ascent": 6,

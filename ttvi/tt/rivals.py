@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .algebra import evaluate_indices, norm
-from .sweep import Coefficients
 from .train import TensorTrain
 
 __all__ = ["misfits"]
 
 
-def misfits(trains: Sequence[TensorTrain], draws: Sequence[Tensor], coefficients: Coefficients) -> list[float]:
+def misfits(
+    trains: Sequence[TensorTrain], draws: Sequence[Tensor], coefficients: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> list[float]:
     r"""The sines of the angles between trains :math:`g_j` and a function :math:`f`: the least :math:`\lVert f - c g_j \rVert / \lVert f \rVert`.
 
     Inner products are estimated by importance sampling from the mixture of all :math:`g_j^2 / \lVert g_j \rVert^2`. By its own
