@@ -1,4 +1,4 @@
-"""Better local maxima from those that are known: clusters of coordinates exchanged between two of them, and reflections."""
+"""Better local maxima from those that are known: clusters exchanged between two of them, reflections, and soft directions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ CLIMBERS = 48  # best offspring, from which local maxima are sought
 WATCHED = 8  # best maxima that have to stay the same for the search to end
 GAIN = 1e-3  # nats
 QUIET = 2  # rounds without a gain at which the search ends
+SOFT = 8  # directions of least curvature, whose signs are tried at first
 
 
 def recombined(
@@ -44,11 +45,14 @@ def recombined(
     exchanged alone, and the better of both be kept. Parts of a cluster, grown at random along the couplings, and the
     reflections of the best maxima are tried as well. The best offspring climb, and the search goes on while that gives better maxima.
 
+    What exchanges begin from are, besides the maxima, ascents from the signs of the softest directions in their middle: where
+    neighbours are tied to each other the softest direction is that in which they agree.
+
     Args:
         value_and_gradient: (batch, m) to values (batch,) and gradients (batch, m).
         points, values: the local maxima so far, shapes (K, m) and (K,), at least two.
         curvature: the negative Hessian (m, m) at a point (m,).
-        centre: what is reflected about besides the mean of the maxima, shape (m,).
+        centre: what is reflected about, and where directions are soft, besides the mean of the maxima; shape (m,).
         generator: source of randomness.
         generations: the most rounds.
         same: root mean square of the differences between two finds of one maximum.
@@ -58,6 +62,7 @@ def recombined(
         The maxima, best first, with those that were there.
 
     References:
+        Donath and Hoffman, "Lower bounds for the partitioning of graphs" (1973), for the signs of eigenvectors.
         Tinós, Whitley and Chicano, "Partition crossover for pseudo-Boolean optimization" (2015).
         Zhu, Ochoa and Katzgraber, "Efficient cluster algorithm for spin glasses in any space dimension" (2015).
 
@@ -74,6 +79,17 @@ def recombined(
     >>> points[0].round().tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
+
+    def joined(starts: Tensor) -> tuple[Tensor, Tensor]:
+        """The maxima that are known, and those above some starts."""
+        found, tops = ascend(value_and_gradient, starts)
+        usable = torch.isfinite(tops) & torch.isfinite(found).all(1)
+        every, heights = torch.cat([points, found[usable]]), torch.cat([values, tops[usable]])
+        keep = distinct(every, heights, torch.ones_like(centre), radius=same, limit=limit)
+        return every[keep], heights[keep]
+
+    middles = torch.stack([centre, points.mean(0)])
+    points, values = joined(torch.cat([_soft(curvature(middle), middle, points.std(0)) for middle in middles]))
     quiet = 0
     for _ in range(generations):
         before = values.topk(min(WATCHED, len(values))).values.sum()
@@ -82,11 +98,7 @@ def recombined(
         apart = torch.maximum(APART * points.std(0), WIDTHS * width)
         offspring = _offspring(points, values, coupled(hessian), apart, centre, generator)
         heights = value_and_gradient(offspring)[0].nan_to_num(-torch.inf, posinf=-torch.inf)
-        found, tops = ascend(value_and_gradient, _unlike(offspring[heights.argsort(descending=True)], points, apart))
-        usable = torch.isfinite(tops) & torch.isfinite(found).all(1)
-        points, values = torch.cat([points, found[usable]]), torch.cat([values, tops[usable]])
-        keep = distinct(points, values, torch.ones_like(centre), radius=same, limit=limit)
-        points, values = points[keep], values[keep]
+        points, values = joined(_unlike(offspring[heights.argsort(descending=True)], points, apart))
         gained = values.topk(min(WATCHED, len(values))).values.sum() > before + GAIN
         quiet = 0 if gained else quiet + 1
         if quiet >= QUIET:
@@ -104,6 +116,18 @@ def coupled(hessian: Tensor) -> Tensor:
     strength = (hessian / (scale[:, None] * scale)).abs().fill_diagonal_(0.0)
     strongest = strength.amax(1).sqrt()
     return strength > (COUPLED * strongest[:, None] * strongest).clamp_min(UNCOUPLED)
+
+
+def _soft(hessian: Tensor, middle: Tensor, spread: Tensor) -> Tensor:
+    """Points on both sides of a middle, by the signs of the directions in which the density falls off least, shape (N, m).
+
+    >>> _soft(torch.tensor([[2.0, -1.0], [-1.0, 2.0]]), torch.zeros(2), torch.tensor([1.0, 3.0]))[[0, 2]].prod(1)
+    tensor([3., 3.])
+    """
+    if not bool(torch.isfinite(hessian).all()):
+        return middle[None][:0]
+    signs = torch.linalg.eigh(hessian)[1].T[:SOFT].sign() * spread
+    return torch.cat([middle + signs, middle - signs])
 
 
 def _offspring(
