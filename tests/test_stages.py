@@ -1,5 +1,6 @@
 """Decisions inside a fit that are too rare or too late in it for a quick fit to meet."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -150,3 +151,39 @@ def test_a_train_that_lost_a_mode_is_not_better():
     assert not training.lacks(search, both, one)
     assert training._better(search, both, one)
     assert not training._better(search, one, both)
+
+
+def ranks_paid_for(monkeypatch, status, ess=0.5):
+    """Of a train of rank 12 that ended so, and of those that follow it."""
+    paid = []
+
+    def candidate(rank, status, ess):
+        train = SimpleNamespace(
+            train=SimpleNamespace(ranks=(1, rank, 1)), info=SimpleNamespace(status=status, error=0.5)
+        )
+        seen = SimpleNamespace(ess=ess, elbo=0.0, points=normal(4), log_weights=torch.zeros(4), divergence=0.1)
+        return SimpleNamespace(
+            kind="train", density=train, assessment=seen, chart=SimpleNamespace(dim=3), label="train"
+        )
+
+    def train_in(search, chart, points, *, max_rank, **_):
+        paid.append(max_rank)
+        return candidate(max_rank, "rank-limited", ess + max_rank / 1000)
+
+    search = SimpleNamespace(
+        account=SimpleNamespace(stage=lambda name: nullcontext()), plan=SimpleNamespace(max_rank=64, tol=0.1), record=paid.count,
+        coordinates=SimpleNamespace(dim=3), cloud=SimpleNamespace(precisions=None, modes=normal(0), points=normal(9)),
+        most_per_train=None, left=lambda share: None,
+    )  # fmt: skip
+    monkeypatch.setattr(training, "train_in", train_in)
+    monkeypatch.setattr(training.Fitted, "of", lambda candidate: candidate)
+    monkeypatch.setattr(training, "_better", lambda search, new, old: new.assessment.ess > old.assessment.ess)
+    best = training._raised(search, candidate(12, status, ess), training.RANKS)
+    return paid, best
+
+
+def test_a_rank_that_fell_short_is_not_paid_for_again(monkeypatch):
+    paid, best = ranks_paid_for(monkeypatch, "rank-limited")
+    assert paid == [24]  # which brings too little for more
+    assert max(best.density.train.ranks) == 24
+    assert ranks_paid_for(monkeypatch, "stalled")[0][0] == 12

@@ -201,6 +201,8 @@ def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
     """
     rivals = _rivals(search, chosen)
     best = _best_in_turn(search, rivals)
+    if NEAR < best.ess < FAIR and best.candidate is not None:
+        best = _raised(search, best.candidate, RANKS[2:3])
     if best.ess >= FAIR or best.ess < RARE:
         return best
     known = {rival.chart.label for rival in rivals}
@@ -320,6 +322,8 @@ def _raised(search: Search, best: Candidate, ranks: Sequence[int], *, most: int 
     error = math.inf if best.kind == "product" else float(best.density.info.error)
     with search.account.stage("train"):
         for rank in sorted({min(r, search.plan.max_rank) for r in ranks}):
+            if rank <= _rank_limit(best):
+                continue
             affordable = _affordable(best.chart, rank) or len(telling_maxima(search)) > 0
             if result is not best and (_status(result) == "converged" or not affordable):
                 break
@@ -385,6 +389,11 @@ def _beats_product(search: Search, candidate: Candidate) -> bool:
 def _status(candidate: Candidate) -> str:
     """How the fit of a train ended; empty for a product."""
     return candidate.density.info.status if candidate.kind == "train" else ""
+
+
+def _rank_limit(candidate: Candidate) -> int:
+    """The rank that a train fell short at; zero where it did not."""
+    return max(candidate.density.train.ranks) if _status(candidate) == "rank-limited" else 0
 
 
 def _most(search: Search) -> int:
