@@ -1,6 +1,7 @@
 """Decisions inside a fit that are too rare or too late in it for a quick fit to meet."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from ttvi.geometry.assessment import assess
 from ttvi.geometry.candidates import Candidate, whitened
 from ttvi.geometry.coordinates import Coordinates
 from ttvi.geometry.product import product_density
-from ttvi.stages import polish, regions, training
+from ttvi.stages import polish, regions, tighten, training
 from ttvi.supports import Support
 from ttvi.tt import TTDensity
 
@@ -37,7 +38,7 @@ def product(points):
 def test_a_flow_keeps_a_twentieth_of_its_product():
     candidate, _ = product(normal(2000))
     flow = torch.distributions.MultivariateNormal(torch.zeros(DIM).double(), torch.eye(DIM).double())
-    search = SimpleNamespace(weigh=lambda density: density)
+    search = SimpleNamespace(weigh=lambda density: density, cloud=SimpleNamespace(points=normal(500, at=2), beta=1.0))
     mixture, seen = polish._guarded(search, flow, candidate)
     assert seen is mixture
     assert mixture.log_shares.exp().tolist() == pytest.approx([0.95, 0.05])
@@ -47,6 +48,20 @@ def test_a_flow_keeps_a_twentieth_of_its_product():
     bounded, _ = polish._guarded(search, thin, candidate)
     assert float(thin.log_prob(far)) < -400
     assert float(bounded.log_prob(far)) > -40
+
+
+def test_what_a_flow_starts_from_ends_somewhere():
+    """Narrow tails have a draw at any number once in a while; the target's ends at five, and the flow's start within twenty."""
+    candidate, target = product(normal(2000))
+    search = SimpleNamespace(cloud=SimpleNamespace(points=normal(500, at=2), beta=1.0))
+    generator = torch.Generator().manual_seed(5)
+    furthest = []
+    for density in (candidate.with_narrow_tails(0.01), tighten.far_ends_cut(search, candidate, safe=0.01)):
+        t = candidate.chart.to_t(density.sample((400_000,), generator=generator))[0]
+        furthest.append(float(t.abs().max()))
+    assert furthest[0] > 30 > 20 > furthest[1] > 4
+    poor = replace(candidate, assessment=replace(candidate.assessment, ess=0.001))
+    assert tighten.far_ends_cut(search, poor, safe=0.01).bases == candidate.density.bases
 
 
 def test_no_product_no_guard():

@@ -101,7 +101,8 @@ def whitened(base_of=product_density):
     points = torch.randn(300, 3, generator=seed(1), dtype=torch.float64)
     points[:, 1] = 0.5 + 0.1 * points[:, 1]
     matrix = torch.eye(3, dtype=torch.float64) + 0.4 * torch.randn(3, 3, generator=seed(2), dtype=torch.float64)
-    chart = Chart.affine(coordinates, points, torch.zeros(3, dtype=torch.float64), matrix, label="whitened")
+    matrix[1] *= 0.2  # or most of the mass would be at the ends of the interval
+    chart = Chart.affine(coordinates, points, torch.tensor([0.0, 0.5, 0.0]).double(), matrix, label="whitened")
     return ChartDensity(base_of(chart, chart.from_t(points)[0]), chart)
 
 

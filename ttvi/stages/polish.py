@@ -23,6 +23,7 @@ from ..supports import Support
 from ..tt.density import TTDensity
 from .plan import NEAR
 from .search import Fitted, Search
+from .tighten import far_ends_cut
 
 __all__ = ["polish"]
 
@@ -87,7 +88,7 @@ def _guarded(search: Search, flow: ChartDensity, candidate: Candidate | None) ->
     """
     if candidate is None or candidate.kind != "product" or candidate.assessment.ess < GUARD_ESS:
         return None
-    product = ChartDensity(candidate.with_narrow_tails(NARROWEST), candidate.chart)
+    product = ChartDensity(far_ends_cut(search, candidate, safe=NARROWEST), candidate.chart)
     mixture = Atlas([flow, product], torch.tensor([1 - GUARD, GUARD], dtype=torch.float64).log())
     try:
         return mixture, search.weigh(mixture)
@@ -131,7 +132,7 @@ def _is_local(search: Search) -> bool:
 def _places(search: Search, candidate: Candidate) -> list[_Start]:
     """In the columns of the chart; and, where it mixes them, after the mixing: a lattice is local in its own sites alone."""
     chart, coordinates, label = candidate.chart, search.coordinates, candidate.label
-    density = candidate.with_narrow_tails(NARROWEST)
+    density = far_ends_cut(search, candidate, safe=NARROWEST)
     stretched = StretchedDensity(density, chart.stretch)
     starts = [_Start(label, stretched, chart.unstretched(), "before the mixing", candidate)]
     if chart.axis_aligned or not bool(coordinates.line.all()):

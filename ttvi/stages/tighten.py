@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
-from ..geometry.candidates import in_chart
+from ..geometry.candidates import Candidate, in_chart
 from ..geometry.chart import Chart
 from ..geometry.conditional import ConditionallyAffine
 from ..geometry.density import ChartDensity
@@ -17,7 +18,7 @@ from ..geometry.truncation import bounds_of_mass, truncated
 from ..tt.density import TTDensity
 from .search import Fitted, Search
 
-__all__ = ["tighten"]
+__all__ = ["far_ends_cut", "tighten"]
 
 EFFECTIVE = 500  # draws and more, by whose weights the ends are found
 MANY = 32_768  # draws, of which only those beyond the ends are evaluated
@@ -41,11 +42,7 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
     a, chart = candidate.assessment, candidate.chart
     if a.ess * len(a.points) < EFFECTIVE:
         return fitted
-    population = chart.from_t(search.cloud.points)[0]
-    population = population[torch.isfinite(population).all(1)] if search.cloud.beta == 1 else population[:0]
-    share = a.log_weights.logsumexp(0) - torch.tensor(float(max(1, len(population)))).log()
-    log_weights = torch.cat([a.log_weights, share.expand(len(population))])
-    points = torch.cat([a.points, population])
+    points, log_weights = _weighted(search, candidate)
     try:
         with search.account.stage("train"):
             beyond = _beyond(search, whole, chart, *bounds_of_mass(chart.stretch, points, log_weights))
@@ -62,6 +59,28 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
     cut = replace(candidate, density=density, assessment=seen)
     search.record(cut)
     return replace(Fitted.of(cut), uncut=ChartDensity(wide, chart), ends=ends)
+
+
+def far_ends_cut(search: Search, candidate: Candidate, *, safe: float) -> Any:
+    """A candidate cut off far beyond where its mass ends, in working coordinates, for a flow to start from or to be mixed with.
+
+    Its narrow tails, of that share, reach to any number; and what the flow makes of them is a density too small to be missed, with
+    draws that ruin a plain mean. Without enough effective draws nothing is cut.
+    """
+    density, a, chart = candidate.with_narrow_tails(safe), candidate.assessment, candidate.chart
+    if not isinstance(density, TTDensity) or a.ess * len(a.points) < EFFECTIVE:
+        return density
+    ends = bounds_of_mass(chart.stretch, *_weighted(search, candidate), further=FURTHER)
+    return truncated(density, *_within_grid(chart, *ends, FAR_STEPS))
+
+
+def _weighted(search: Search, candidate: Candidate) -> tuple[Tensor, Tensor]:
+    """Draws of a candidate and, where that is of the target, the population: as much weight in all; in working coordinates."""
+    a = candidate.assessment
+    population = candidate.chart.from_t(search.cloud.points)[0]
+    population = population[torch.isfinite(population).all(1)] if search.cloud.beta == 1 else population[:0]
+    share = a.log_weights.logsumexp(0) - torch.tensor(float(max(1, len(population)))).log()
+    return torch.cat([a.points, population]), torch.cat([a.log_weights, share.expand(len(population))])
 
 
 def _beyond(search: Search, density: TTDensity, chart: Chart, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
