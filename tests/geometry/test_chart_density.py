@@ -371,3 +371,20 @@ def test_records(make, four, tmp_path):
     x = made.sample((401,), generator=seed(1)).sort(0).values[[150, 200, 250]]
     torch.testing.assert_close(small.log_prob(x).double(), made.log_prob(x), rtol=1e-2, atol=1e-2)
     assert small.sample((5,), generator=seed(2)).dtype == torch.float32
+
+
+def test_draws_that_rounded_to_the_end_of_an_interval_are_drawn_again():
+    """Where all that lies beyond has the same number, the density there is that of none of them."""
+    coordinates = Coordinates(Support.parse([interval(0, 1), real]))
+    points = 0.5 + 0.2 * torch.randn(500, 2, generator=seed(1), dtype=torch.float64)
+    eye = torch.eye(2, dtype=torch.float64)
+    chart = Chart.affine(coordinates, points, torch.full((2,), 0.5).double(), 0.3 * eye, label="whitened")
+    q = ChartDensity(product_density(chart, chart.from_t(points)[0], safe=0.2), chart)
+    plain = chart.forward(q.base.sample((20_000,), generator=seed(2)))[0]
+    assert int(coordinates.rounded(plain).sum()) > 20
+    draws = q.sample((20_000,), generator=seed(2))
+    assert not bool(coordinates.rounded(draws).any())
+    assert bool(torch.isfinite(q.log_prob(draws)).all())
+    same = ~coordinates.rounded(plain)
+    torch.testing.assert_close(draws[same], plain[same], rtol=0, atol=0)
+    assert q.sample((), generator=seed(3)).shape == (2,)

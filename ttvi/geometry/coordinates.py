@@ -95,6 +95,24 @@ class Coordinates:
         upper = lower + length
         return torch.minimum(torch.maximum(y, torch.nextafter(lower, upper)), torch.nextafter(upper, lower))
 
+    def rounded(self, x: Tensor) -> Tensor:
+        """Which points, shape (...), have rounded to the upper end of an interval: all that lies beyond has the same number.
+
+        Args:
+            x: points of the support, shape (..., D).
+
+        >>> from ttvi.supports import Support, interval
+        >>> coordinates = Coordinates(Support.parse([interval(0.0, 4.0)]))
+        >>> coordinates.rounded(coordinates.to_x(torch.tensor([[-3.0], [0.5], [1.2], [1.4]]).double())[0]).tolist()
+        [False, False, False, True]
+        """
+        if not self._bounded:
+            return torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device)
+        y = self.support.to_y(x)
+        lower, length = self.bounds.to(y)
+        upper = lower + length
+        return (self.interval.to(y.device) & (y >= torch.nextafter(upper, lower))).any(-1)
+
     def to_t(self, x: Tensor) -> Tensor:
         """The inverse map.
 

@@ -23,6 +23,8 @@ from .stretch import Stretch
 
 __all__ = ["ChartDensity", "StretchedDensity"]
 
+REDRAWS = 8  # times that draws next to the upper end of an interval are drawn again
+
 
 @register("ChartDensity")
 class ChartDensity(Composed):
@@ -77,18 +79,24 @@ class ChartDensity(Composed):
     def sample(
         self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None, sobol: bool = False
     ) -> Tensor:
-        """Exact draws.
+        """Exact draws; those that have rounded to the upper end of an interval, where the density is not theirs, are drawn again.
 
         Args:
             sample_shape: leading shape of the result.
             generator: source of randomness.
-            sobol: quasi-Monte Carlo points, where the base has them.
+            sobol: quasi-Monte Carlo points, where the base has them; none of them is drawn again.
 
         Returns:
             Shape ``(*sample_shape, D)``.
         """
         with torch.no_grad():
-            return self.chart.forward(_drawn(self.base, sample_shape, generator, sobol))[0]
+            x = self.chart.forward(_drawn(self.base, sample_shape, generator, sobol))[0]
+            for _ in range(0 if sobol else REDRAWS):
+                rounded = self.chart.coordinates.rounded(x)
+                if not bool(rounded.any()):
+                    break
+                x[rounded] = self.chart.forward(_drawn(self.base, (int(rounded.sum()),), generator, False))[0]
+            return x
 
     def rsample(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Draws with gradients in the parameters of the base, shape ``(*sample_shape, D)``."""

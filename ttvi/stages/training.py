@@ -40,7 +40,7 @@ NEARLY_ALL = 0.75  # of the mass, at which the heavy maxima together say enough;
 INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
 FEW_COORDINATES = 12
 MANY_COORDINATES = 40
-FAIR = 0.7  # effective share of the best of them at which no other chart is looked at again
+FAIR = 0.9  # effective share of the best of them at which no other chart is looked at again
 OVER_PRODUCT = 1.5  # how much more effective, or nearer to one, a trial must be than the product in the same chart
 EDGE = 0.003  # share of a product's draws of density zero, from which on there is an edge inside the support
 ALMOST = 0.5  # effective share of a product from which on a train is tried again where it had too few evaluations
@@ -201,8 +201,6 @@ def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
     """
     rivals = _rivals(search, chosen)
     best = _best_in_turn(search, rivals)
-    if NEAR < best.ess < FAIR and best.candidate is not None:
-        best = _raised(search, best.candidate, RANKS[2:3])
     if best.ess >= FAIR or best.ess < RARE:
         return best
     known = {rival.chart.label for rival in rivals}
@@ -397,10 +395,10 @@ def _rank_limit(candidate: Candidate) -> int:
 
 
 def _most(search: Search) -> int:
-    """Evaluations of one train where there is no budget: a chain of many coordinates needs them."""
+    """Evaluations of one train where there is no budget: a chain of many coordinates needs them, or a ridge in few, of many nodes."""
     if search.most_per_train is not None:
         return search.most_per_train
-    return MOST_PER_TRAIN * (2 if search.coordinates.dim > MANY_COORDINATES else 1)
+    return MOST_PER_TRAIN * (1 if FEW_COORDINATES < search.coordinates.dim <= MANY_COORDINATES else 2)
 
 
 def _affordable(chart: Chart, rank: int) -> bool:
