@@ -31,6 +31,7 @@ POLISH_BELOW = 0.9  # effective share below which a flow is tried
 TRIAL_STEPS = 200
 FLOW_STEPS = 2500
 POOL = 65_536
+GAIN = 1.1  # of the effective share that a flow on something else than the answer so far must bring
 HOPELESS = 5.0  # nats below the best bound
 LEAST_EVALUATIONS = 2000
 MUCH = 0.5  # effective share from which on an atlas is left as it is
@@ -70,7 +71,7 @@ def polish(search: Search, fitted: Fitted) -> Fitted:
     search.notes.append(f"flow on {start.label}, {start.place}: {flow.info.message}")
     # The same density by two sets of weights: of the answer so far, only the flow's own comparison counts.
     own = candidate is not None and candidate is fitted.candidate
-    if not flow.info.kept or (not own and flow.info.ess_after < fitted.ess):
+    if not flow.info.kept or (not own and flow.info.ess_after < GAIN * fitted.ess):
         return fitted
     density = ChartDensity(flow.requires_grad_(False), start.chart)
     guarded = _guarded(search, density, candidate)
