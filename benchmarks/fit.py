@@ -131,7 +131,7 @@ def told(problem: Problem, posterior: Any) -> Record:
 
 
 def measured(problem: Problem, posterior: Any, draws: int, generator: torch.Generator) -> Record:
-    """ESS, Pareto k, evidence and divergence by fresh draws; errors of the means against the reference moments."""
+    """ESS, Pareto k, evidence and divergence by fresh draws; errors of means and, by weights, of mode shares against the truth."""
     x = draw(posterior, draws, generator)
     log_q = in_chunks(posterior.log_prob, x)
     log_p = in_chunks(problem.log_density, x).to(log_q)
@@ -153,6 +153,9 @@ def measured(problem: Problem, posterior: Any, draws: int, generator: torch.Gene
         for key, means in (("mean_error", quantities.mean(0)), ("weighted_mean_error", share @ quantities)):
             record[key] = float(((means - moments.mean) / moments.sd).abs().nan_to_num().max())
         record["sd_error"] = float((quantities.std(0) / moments.sd).log().abs().nan_to_num().max())
+    if problem.modes is not None:
+        shares = log_w.softmax(0) @ problem.modes.responsibilities(x).double()
+        record["weighted_mode_error_absolute"] = float((shares - problem.modes.weights).abs().max())
     return record
 
 
