@@ -64,6 +64,22 @@ def test_what_a_flow_starts_from_ends_somewhere():
     assert tighten.far_ends_cut(search, poor, safe=0.01).bases == candidate.density.bases
 
 
+@pytest.mark.parametrize(("after", "taken"), [(0.72, False), (0.85, True)])
+def test_a_flow_on_something_else_must_bring_a_tenth(monkeypatch, after, taken):
+    """The answer so far may still be mixed with a product, which such a flow would lose."""
+    candidate, _ = product(normal(2000))
+    other = replace(candidate, kind="train")
+    flow = torch.nn.Module()
+    flow.info = SimpleNamespace(kept=True, ess_after=after, elbo_after=0.0, message="")
+    start = polish._Start("product", candidate.density, candidate.chart, "here", other)
+    monkeypatch.setattr(polish, "_starts", lambda search, fitted: [start])
+    monkeypatch.setattr(polish, "_best_flow", lambda search, starts: (start, flow))
+    account = SimpleNamespace(stage=lambda name: nullcontext())
+    fitted = polish.Fitted(candidate.density, 0.7, 0.0, "train", candidate=candidate)
+    found = polish.polish(SimpleNamespace(gradient=True, account=account, notes=[]), fitted)
+    assert (found is not fitted) == taken
+
+
 def test_no_product_no_guard():
     candidate, _ = product(normal(2000))
     trained = Candidate(candidate.chart, candidate.density, candidate.assessment, "train")
