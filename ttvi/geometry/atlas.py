@@ -19,7 +19,8 @@ __all__ = ["Atlas", "Partition"]
 
 BARRIER = 2.0  # nats below the lower of two maxima that keep them apart
 SMALLEST_SHARE = 1e-4
-NEGLIGIBLE_SHARE = 1e-6
+NEGLIGIBLE_SHARE = 1e-3  # of the mass as a normal density: what a certificate calls negligible, too
+INHABITED = 0.005  # of the population: kinks of a chain have a point each, and are no regions
 FREEDOM = 4.0  # degrees of, of the components
 ROUNDS = 10
 NEIGHBOURS = 6
@@ -253,7 +254,7 @@ class Partition:
             points: the population, shape (N, m).
             values: log-densities at the centres, shape (K,).
         """
-        inhabited = self.log_responsibilities(points).exp().sum(0) > 0.5
+        inhabited = self.log_responsibilities(points).exp().mean(0) > INHABITED
         kept = inhabited | (self.shared(values).log_shares > math.log(NEGLIGIBLE_SHARE))
         if int(kept.sum()) < 2:
             return None
