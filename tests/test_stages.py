@@ -138,6 +138,7 @@ def test_a_trial_that_lacks_what_its_product_finds_is_not_excellent():
     [
         ([0.0, -0.5, -9.0], 20, 2),  # the third has next to nothing
         ([0.0], 20, 0),  # of one maximum nothing is known but its place
+        ([0.0, 0.0] + [-5.0] * 38, 20, 2),  # a tenth and more of the mass in many light ones
         ([0.0] * 40, 20, 0),  # so many would be a fiber each
         ([0.0, 0.0], 5, 0),  # few coordinates
     ],
@@ -218,3 +219,25 @@ def test_a_rank_that_fell_short_is_not_paid_for_again(monkeypatch):
     assert paid == [24]  # which brings too little for more
     assert max(best.density.train.ranks) == 24
     assert ranks_paid_for(monkeypatch, "stalled")[0][0] == 12
+
+
+@pytest.mark.parametrize(
+    ("errors", "tried"), [((0.3, 0.4, 0.7), ["a", "b"]), ((0.9, 1.0, 2.5), []), ((0.6, 0.79, 0.85), ["a", "b"])]
+)
+def test_no_higher_rank_where_first_trains_are_far_off(monkeypatch, errors, tried):
+    """Ten rotated Gaussians err by one and more in any chart; the Rosenbrock chain by 0.4 in its own."""
+    candidates = [SimpleNamespace(chart=SimpleNamespace(label=name), ess=0.1) for name in "abc"]
+    paid = []
+
+    def best_in_turn(search, near, ranks=training.RANKS[:1]):
+        if ranks != training.RANKS[:1]:
+            paid.extend(c.chart.label for c in near)
+        return near[0]
+
+    monkeypatch.setattr(training, "_rivals", lambda search, chosen: candidates[2:])
+    monkeypatch.setattr(training, "_best_in_turn", best_in_turn)
+    monkeypatch.setattr(training, "merit", lambda candidate: -ord(candidate.chart.label))
+    monkeypatch.setattr(training, "_error", lambda search, chart: errors["abc".index(chart.label)])
+    cloud = SimpleNamespace(modes=normal(0), precisions=None)
+    training._best_of_rivals(SimpleNamespace(seen=candidates, cloud=cloud), candidates[2])
+    assert sorted(paid) == tried

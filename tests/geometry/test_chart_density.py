@@ -14,7 +14,7 @@ from ttvi.geometry.atlas import Atlas
 from ttvi.geometry.candidates import in_chart
 from ttvi.geometry.chart import Chart
 from ttvi.geometry.coordinates import Coordinates, Pullback
-from ttvi.geometry.density import ChartDensity, StretchedDensity
+from ttvi.geometry.density import ChartDensity, StretchedDensity, chart_from_record, chart_record
 from ttvi.geometry.product import product_density
 from ttvi.records import cast, load_record, pack, save_record, unpack
 from ttvi.supports import Support, categorical, circular, interval, positive, real
@@ -388,3 +388,13 @@ def test_draws_that_rounded_to_the_end_of_an_interval_are_drawn_again():
     same = ~coordinates.rounded(plain)
     torch.testing.assert_close(draws[same], plain[same], rtol=0, atol=0)
     assert q.sample((), generator=seed(3)).shape == (2,)
+
+
+def test_a_record_of_another_map_of_intervals_is_refused():
+    """Its density would be another one, and nothing would show it."""
+    spec, tensors = chart_record(whitened().chart)
+    assert torch.equal(chart_from_record(spec, tensors).order, whitened().chart.order)
+    for other in ({**spec, "sharpness": 60.0}, {k: v for k, v in spec.items() if k != "sharpness"}):
+        with pytest.raises(ValueError, match="load: expected intervals mapped with sharpness 120; got [36]0"):
+            chart_from_record(other, tensors)
+    assert "sharpness" not in chart_record(triangular().chart)[0]

@@ -52,17 +52,23 @@ def ground_state(coupling):
     return float(best.max())
 
 
+def searched(coupling, ascents, generations):
+    """Maxima of random ascents and their values, and what recombination makes of them."""
+    function = lattice(coupling)
+    generator = torch.Generator().manual_seed(7)
+    points, tops = ascend(function, 0.3 * torch.randn(ascents, SIDE**2, generator=generator, dtype=torch.float64))
+    found, values = recombined(
+        function, points, tops, lambda x: curvature(function, x[None], torch.full_like(x, 1e-3))[0],
+        torch.zeros(SIDE**2, dtype=torch.float64), generator, generations=generations, same=1e-2, limit=64,
+    )  # fmt: skip
+    return points, tops, found, values
+
+
 @pytest.mark.parametrize("seed", [None, 1, 2, 3, 4, 5])
 def test_the_ground_state_of_a_lattice_of_wells(seed):
     """None of 32 random ascents ends there; what is right about one is combined with what is right about another."""
     coupling = bonds(seed)
-    function = lattice(coupling)
-    generator = torch.Generator().manual_seed(7)
-    points, tops = ascend(function, 0.3 * torch.randn(32, SIDE**2, generator=generator, dtype=torch.float64))
-    found, values = recombined(
-        function, points, tops, lambda x: curvature(function, x[None], torch.full_like(x, 1e-3))[0],
-        torch.zeros(SIDE**2, dtype=torch.float64), generator, generations=8, same=1e-2, limit=64,
-    )  # fmt: skip
+    points, _, found, values = searched(coupling, ascents=32, generations=8)
     best = ground_state(coupling)
     energy = torch.einsum("ni,ij,nj->n", found.sign(), coupling, found.sign())
     assert float(torch.einsum("ni,ij,nj->n", points.sign(), coupling, points.sign()).max()) < best
@@ -78,13 +84,7 @@ def test_soft_directions_alone_find_where_neighbours_agree():
     """With signs of bonds that can all be satisfied, one pattern does; no exchange of clusters is needed for it."""
     gauge = torch.where(torch.rand(SIDE**2, generator=torch.Generator().manual_seed(3)) < 0.5, -1.0, 1.0).double()
     coupling = gauge[:, None] * bonds() * gauge
-    function = lattice(coupling)
-    generator = torch.Generator().manual_seed(7)
-    points, tops = ascend(function, 0.3 * torch.randn(8, SIDE**2, generator=generator, dtype=torch.float64))
-    found, values = recombined(
-        function, points, tops, lambda x: curvature(function, x[None], torch.full_like(x, 1e-3))[0],
-        torch.zeros(SIDE**2, dtype=torch.float64), generator, generations=0, same=1e-2, limit=64,
-    )  # fmt: skip
+    _, tops, found, values = searched(coupling, ascents=8, generations=0)
     assert float(tops.max()) < float(values[0]) - 1
     for top in found[:2]:
         assert float((top.sign() * gauge).sum().abs()) == SIDE**2

@@ -18,6 +18,7 @@ from ..tt.basis import Basis
 from .chart import Chart
 from .composed import Composed
 from .coordinates import Coordinates
+from .interval import FIRST_SHARPNESS, SHARPNESS
 from .mixing_record import mixing_from_record
 from .stretch import Stretch
 
@@ -300,16 +301,33 @@ def chart_record(chart: Chart) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A chart as words and tensors."""
     tensors = {f"mixing.{name}": value for name, value in chart.mixing.tensors().items()}
     tensors |= chart.stretch.tensors() | {"order": chart.order}
-    spec = {"support": chart.support.to_spec(), "label": chart.label, "mixing": type(chart.mixing).__name__}
+    spec: dict[str, Any] = {
+        "support": chart.support.to_spec(),
+        "label": chart.label,
+        "mixing": type(chart.mixing).__name__,
+    }
+    if bool(chart.coordinates.interval.any()):
+        spec["sharpness"] = SHARPNESS
     return spec, tensors
 
 
 def chart_from_record(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Chart:
-    """The chart that :func:`chart_record` described."""
+    """The chart that :func:`chart_record` described.
+
+    Raises:
+        ValueError: its intervals were mapped to the line in another way, and the density would be another one.
+    """
+    coordinates = Coordinates(Support.from_spec(spec["support"]))
+    sharpness = spec.get("sharpness", FIRST_SHARPNESS)
+    if bool(coordinates.interval.any()) and sharpness != SHARPNESS:
+        raise ValueError(
+            f"load: expected intervals mapped with sharpness {SHARPNESS:g}; got {sharpness:g}, of another version of ttvi. "
+            "Fit again, or load it with the version that saved it."
+        )
     prefix = "mixing."
     inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return Chart(
-        Coordinates(Support.from_spec(spec["support"])),
+        coordinates,
         mixing_from_record(spec["mixing"], inner),
         Stretch(tensors["exponents"], tensors["native"], tensors["fixed"]),
         tensors["order"],

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-__all__ = ["SHARPNESS", "from_line", "to_line"]
+__all__ = ["FIRST_SHARPNESS", "SHARPNESS", "from_line", "to_line"]
 
 SHARPNESS = 120.0
 """A logistic map would bend a parabola inside the interval; this one leaves it as it is from 0.03 to 0.97."""
+FIRST_SHARPNESS = 30.0
+"""Of records that do not name theirs."""
 
 
 def from_line(t: Tensor) -> tuple[Tensor, Tensor]:

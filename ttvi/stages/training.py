@@ -53,7 +53,7 @@ RIVAL = 3.0  # times less effective than the best
 WORTH_MORE = 0.15  # effective share of a train in many coordinates from which on higher ranks are tried
 WITNESSES = 200  # effective draws of a density from which on it can speak for the target
 A_MODE = 0.1  # share of the mass that no train may lack in order to be called better
-HOPELESS = 0.8  # error of a train of the first rank from which on no higher one is tried: there are regions to look for
+OFF = 0.8  # error of a train of the first rank from which on no higher one is tried: there are regions to look for
 SIMILAR = 1.5  # times the least error of trains of the first rank, up to which higher ranks are tried in a chart
 
 
@@ -217,11 +217,9 @@ def _best_of_rivals(search: Search, chosen: Candidate) -> Fitted:
         return best
     # A rank of 12 may rank charts wrongly by their weights; what the trains themselves err by says which are out of the question.
     errors = {c.chart.label: _error(search, c.chart) for c in (*ordered, *rivals)}
-    least = min(HOPELESS, SIMILAR * min(errors.values()))
-    near = [c for c in (*ordered, *rivals) if errors[c.chart.label] < least]
-    if not near:
-        return best
-    return max(best, _best_in_turn(search, near, RANKS[2:3]), key=lambda f: f.ess)
+    most = min(OFF, SIMILAR * min(errors.values()))
+    near = [c for c in (*ordered, *rivals) if errors[c.chart.label] < most]
+    return max(best, _best_in_turn(search, near, RANKS[2:3]), key=lambda f: f.ess) if near else best
 
 
 def _error(search: Search, chart: Chart) -> float:
