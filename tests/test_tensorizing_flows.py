@@ -85,7 +85,7 @@ def test_a_trained_flow_is_judged_even_where_the_library_rejects_it(monkeypatch)
         torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     )
     target = SimpleNamespace(dim=2, log_density=lambda x: -0.5 * (x[:, 0].square() + (x[:, 1] - 1).square()))
-    options = comparison.parse(["--steps", "50", "--batch", "64"])
+    options = comparison.parse(["--steps", "200", "--batch", "64"])
     flow, info = comparison.trained(base, base.sample((500,)), target, options, 0)
     assert not info.kept
     x, log_prob = flow.sample_and_log_prob((2000,), generator=torch.Generator().manual_seed(0))
