@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ttvi.geometry.assessment import assess
+from ttvi.errors import BudgetExhausted
+from ttvi.geometry.assessment import Assessment, assess
 from ttvi.geometry.candidates import Candidate, whitened
 from ttvi.geometry.coordinates import Coordinates
+from ttvi.geometry.density import ChartDensity
 from ttvi.geometry.product import product_density
-from ttvi.stages import polish, regions, tighten, training
+from ttvi.stages import company, polish, regions, tighten, training
+from ttvi.stages.search import Fitted, Tried
 from ttvi.supports import Support
 from ttvi.tt import TTDensity
 
@@ -131,6 +134,89 @@ def test_a_trial_that_lacks_what_its_product_finds_is_not_excellent():
     lacking = trained(cut)
     assert lacking.assessment.ess > training.EXCELLENT
     assert not training.excellent(search, lacking)
+
+
+def search_with(target, *, seen=(), atlases=(), paid=None):
+    """What :func:`company.joined` needs of a search; with a budget that ends after so many looks at a density."""
+    looks = []
+
+    def weigh(density):
+        looks.append(density)
+        if paid is not None and len(looks) > paid:
+            raise BudgetExhausted("no more", 0)
+        return assess(density, target, 2000, torch.Generator().manual_seed(len(looks)))
+
+    account = SimpleNamespace(stage=lambda name: nullcontext(), remaining=10**9)
+    plan = SimpleNamespace(checks=2000, certificate=2000)
+    cloud = SimpleNamespace(points=normal(2000), beta=1)
+    return SimpleNamespace(
+        weigh=weigh, account=account, plan=plan, cloud=cloud, seen=list(seen), atlases=list(atlases), notes=[]
+    )
+
+
+def without_tail():
+    """An answer that lacks the draws beyond 2.5, two thirds of a hundredth, and shows nothing of that."""
+    candidate, _ = product(normal(2000))
+    chart = candidate.chart
+
+    def cut(w):
+        t, slope = chart.to_t(w)
+        return torch.where(t[:, 0] > 2.5, -60.0, log_density(t) + slope)
+
+    density = TTDensity.fit(cut, chart.bases(), tol=2e-2, max_rank=20, seed=0)
+    answer = Candidate(chart, density, assess(density, cut, 2000, torch.Generator().manual_seed(2)), "train")
+    assert answer.assessment.ess > 0.9
+    return answer, candidate
+
+
+@pytest.mark.parametrize("kind", ["product", "atlas"])
+def test_an_answer_that_lacks_the_end_of_a_density_is_mixed_with_what_has_it(kind):
+    answer, other = without_tail()
+    density = ChartDensity(other.density, other.chart)
+    there = {"seen": [other]} if kind == "product" else {"atlases": [Tried(density, density, other.assessment)]}
+    if kind == "atlas":
+        there["atlases"] = [
+            Tried(density, density, assess(density, log_density, 2000, torch.Generator().manual_seed(1)))
+        ]
+    search = search_with(log_density, **there)
+    found = company.joined(search, Fitted.of(answer))
+    assert len(search.notes) == 1
+    shares = found.density.log_shares.exp()
+    assert float(shares[1]) in [pytest.approx(share) for share in company.SHARES]
+    x = normal(200_000, at=9)
+    tail = x[x[:, 0] > 2.6]
+    lacking, mended = (
+        log_density(tail) - density.log_prob(tail) for density in (Fitted.of(answer).density, found.density)
+    )
+    assert float(mended.max()) < 9 < float(lacking.max())  # with log Z = 2.8
+
+
+def test_an_answer_that_lacks_nothing_stays_as_it_is():
+    other, target = product(normal(2000))
+    density = TTDensity.fit(target, other.chart.bases(), tol=2e-2, max_rank=20, seed=0)
+    answer = Fitted.of(Candidate(other.chart, density, assess(density, target, 2000, torch.Generator()), "train"))
+    assert company.joined(search_with(log_density, seen=[other]), answer) is answer
+
+
+def test_company_is_not_asked_where_there_is_none_or_no_budget():
+    answer, other = without_tail()
+    fitted = Fitted.of(answer)
+    silent = replace(other, assessment=replace(other.assessment, ess=0.01))
+    assert company.joined(search_with(None, seen=[silent, answer]), fitted) is fitted
+    poor = search_with(None, seen=[other])
+    poor.account.remaining = 5000
+    assert company.joined(poor, fitted) is fitted
+    for paid in (0, 1):
+        assert company.joined(search_with(log_density, seen=[other], paid=paid), fitted) is fitted
+
+
+def test_regions_are_chosen_by_their_bulk():
+    """Bent regions that differ by a tenth of a nat, and a few draws that weigh as much as all: their trains repair that."""
+    z = normal(4000, 1)[:, 0]
+    few = Assessment.of(normal(4000), torch.cat([0.4 * z[:-2], torch.tensor([6.0, 6.0])]))
+    wide = Assessment.of(normal(4000), 1.2 * z)
+    assert few.ess < 0.1 < wide.ess
+    assert regions._worth(wide) < 0.5 < regions._worth(few)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from .posterior import Posterior
 from .stages.bridges import bridge_if_better
 from .stages.certificate import census, certify, unseen
 from .stages.choose import choose, look_around
+from .stages.company import joined
 from .stages.cover import cover, safeguard
 from .stages.equilibrate import equilibrate
 from .stages.explore import explore, fallback
@@ -148,7 +149,7 @@ def _approximate(search: Search, target: Target) -> Fitted:
     if search.plan.flow:
         best = polish(search, best)
     best = tighten(search, best)
-    return safeguard(search, best)
+    return joined(search, safeguard(search, best))
 
 
 def _known_points(search: Search, target: Target) -> tuple[Tensor | None, Tensor | None]:

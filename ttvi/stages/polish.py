@@ -108,17 +108,17 @@ def _starts(search: Search, fitted: Fitted) -> list[_Start]:
     train = next((c for c in ranked if c.kind == "train"), None)
     own = fitted.candidate if fitted.ess > NEAR else train
     candidates = [c for c in (own, product if product is not own else None) if c is not None]
-    atlas, seen = max(search.atlases, key=lambda found: found[1].elbo, default=(None, None))
+    atlas = max(search.atlases, key=lambda tried: tried.seen.elbo, default=None)
     bound = max((c.assessment.elbo for c in candidates), default=-math.inf)
-    if atlas is None or seen is None or seen.elbo - HOPELESS < bound or not bool(search.coordinates.line.all()):
+    if atlas is None or atlas.seen.elbo - HOPELESS < bound or not bool(search.coordinates.line.all()):
         near = [c for c in candidates if c.assessment.elbo > bound - HOPELESS]
         own_coordinates = [c for c in ranked if c.kind == "product" and c.chart.axis_aligned and c not in near][:1]
         near += own_coordinates if _is_local(search) else []
         return [start for c in near for start in _places(search, c)]
     # Only where nothing else is near: a flow closes the gaps between overlapping regions slowly.
-    parts = [ChartDensity(part.base, _of_lines(part.chart)) for part in atlas.parts]
+    parts = [ChartDensity(part.base, _of_lines(part.chart)) for part in atlas.density.parts]
     identity = Chart.identity(search.coordinates, label="atlas")
-    return [_Start("atlas", Atlas(parts, atlas.log_shares), identity, "after the mixing")]
+    return [_Start("atlas", Atlas(parts, atlas.density.log_shares), identity, "after the mixing")]
 
 
 def _is_local(search: Search) -> bool:

@@ -14,7 +14,7 @@ from ..errors import BudgetExhausted
 from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas, Partition
 from ..geometry.axes import axes
-from ..geometry.candidates import NARROW, NARROWEST, Candidate, triangular
+from ..geometry.candidates import NARROWEST, Candidate, triangular
 from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity
@@ -23,14 +23,15 @@ from ..geometry.truncation import bounds_of_mass, truncated
 from .certificate import loses_modes
 from .cover import COST, WHOLE
 from .plan import MOST_PER_TRAIN, RANKS
-from .search import Fitted, Search
-from .tighten import EFFECTIVE, FURTHER
-from .training import MANY_COORDINATES, STRAY, train_in
+from .search import Fitted, Search, Tried
+from .tighten import EFFECTIVE, FURTHER, with_those_beyond
+from .training import MANY_COORDINATES, train_in
 
 __all__ = ["split", "split_first", "split_if_better"]
 
 SPLIT_BELOW = 0.9  # effective share of one train below which regions are tried
 FAIR = 0.3  # effective share of products in regions that promises good trains, and of those of the whole space
+PROMISING = 0.1  # of products in regions, where they are better than whatever there is
 MOST_REGIONS = 32
 MOST_FIRST = 5  # regions that come before any train: of many wells in a product one train is cheaper
 DRAWS = 2048  # of the population, for the first look at the regions
@@ -173,15 +174,26 @@ def _bent_regions(search: Search, partition: Partition) -> _Regions | None:
 def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, Assessment, bool]:
     """The regions whose product densities do best together, and whether that is better than what there is."""
     best = max((row["ess"] for row in search.tried), default=0.0)
-    found = [search.weigh(regions.products()) for regions in possible]
-    for regions, seen in zip(possible, found, strict=True):
-        search.record_atlas(regions.kind, seen, regions.products(safe=NARROWEST))
-    k = max(range(len(found)), key=lambda j: found[j].ess)
-    promising = found[k].ess > FAIR or found[k].ess > 2 * best
+    found = []
+    for regions in possible:
+        drawn = regions.products()
+        found.append(search.weigh(drawn))
+        search.record_atlas(regions.kind, Tried(regions.products(safe=NARROWEST), drawn, found[-1]))
+    worth = [_worth(seen) for seen in found]
+    k = max(range(len(found)), key=worth.__getitem__)
+    promising = worth[k] > FAIR or worth[k] > (best if worth[k] > PROMISING else 2 * best)
     if not promising:
         size = possible[k].partition.size
-        search.notes.append(f"{size} regions with an effective share of {found[k].ess:.2g} only: no atlas")
+        search.notes.append(f"{size} regions with an effective share of {worth[k]:.2g} only: no atlas")
     return possible[k], found[k], promising
+
+
+def _worth(seen: Assessment) -> float:
+    """The effective share, or what the bound of the evidence makes of it: that of a few draws, not the bulk, a train repairs.
+
+    Of log-normal weights both are the same: their effective share is exp(-2 KL).
+    """
+    return max(seen.ess, math.exp(-2 * max(0.0, seen.log_evidence - seen.elbo)))
 
 
 def _centres(search: Search, partition: Partition) -> Tensor:
@@ -200,61 +212,73 @@ def _atlas(search: Search, regions: _Regions, products: Assessment, each: int) -
     size = regions.partition.size
     left = search.left(0.6, among=size)
     share = each if left is None else left
-    log_responsibilities = regions.log_responsibilities(search.coordinates)
-    tried = [_region(search, regions, k, share, log_responsibilities) for k in range(size)]
-    trained = [c for c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
+    tried = [(k, _region(search, regions, k, share)) for k in range(size)]
+    trained = [(k, c) for k, c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
     if not trained:
         return None
+    bounded = _worth(products) > FAIR
     parts, masses = [], []
-    for candidate in trained:
-        for density, part in _without_ends(candidate):
+    for k, candidate in trained:
+        # Cut ends need something that goes on beyond them.
+        for density, part in _without_ends(search, regions, candidate, k) if bounded else [(candidate.density, 1.0)]:
             parts.append(ChartDensity(density, candidate.chart))
             masses.append(candidate.assessment.log_evidence + math.log(part))
-    if products.ess > FAIR:
+    if bounded:
         part = min(SAFETY, COST / max(1e-12, products.log_evidence - products.elbo))
-        narrow = regions.products(safe=NARROW)
+        narrow = regions.products(safe=NARROWEST)
         total = float(torch.tensor(masses).logsumexp(0)) + math.log(part)
         parts += narrow.parts
         masses += (total + narrow.log_shares).tolist()
     atlas = Atlas(parts, torch.tensor(masses, dtype=torch.float64))
     seen = search.weigh(atlas)
     search.notes.append(f"an atlas of {len(trained)} regions has an effective share of {seen.ess:.2g}")
-    search.record_atlas(f"{len(trained)} trains", seen, atlas)
+    search.record_atlas(f"{len(trained)} trains", Tried(atlas, atlas, seen))
     return Fitted(atlas, seen.ess, seen.elbo, f"atlas of {len(trained)} regions", parts[0].base)
 
 
-def _without_ends(candidate: Candidate) -> list[tuple[Any, float]]:
-    """A train that owes divergence to stray draws in two parts: cut off where its weights end, and a little of it further out."""
-    a, stretch = candidate.assessment, candidate.chart.stretch
-    if a.divergence < STRAY or a.ess * len(a.points) < EFFECTIVE:
-        return [(candidate.density, 1.0)]
-    near = truncated(candidate.density, *bounds_of_mass(stretch, a.points, a.log_weights))
-    wide = truncated(candidate.density, *bounds_of_mass(stretch, a.points, a.log_weights, further=FURTHER))
+def _without_ends(search: Search, regions: _Regions, candidate: Candidate, k: int) -> list[tuple[Any, float]]:
+    """The train of a region in two parts: cut off where its weights end, and a little of it further out.
+
+    It is wrong by its tolerance anywhere, and one draw of ten thousand between bent modes may cost as many nats.
+    """
+    a, chart, density = candidate.assessment, candidate.chart, candidate.density
+    if a.ess * len(a.points) < EFFECTIVE:
+        return [(density, 1.0)]
+    log_density = _part(search, regions, chart, k)
+    try:
+        w, log_weights = with_those_beyond(search, density, log_density, chart, a.points, a.log_weights)
+    except BudgetExhausted:
+        return [(density, 1.0)]
+    near = truncated(density, *bounds_of_mass(chart.stretch, w, log_weights))
+    wide = truncated(density, *bounds_of_mass(chart.stretch, w, log_weights, further=FURTHER))
     return [(near, 1 - WHOLE), (wide, WHOLE)]
 
 
-def _region(
-    search: Search, regions: _Regions, k: int, budget: int, log_responsibilities: Callable[[Tensor], Tensor]
-) -> Candidate | None:
-    """The train of one region: of the target times the region's share in every point."""
-    chart = _ended(search, regions, k)
+def _part(search: Search, regions: _Regions, chart: Chart, k: int) -> Callable[[Tensor], Tensor]:
+    """The target times the share of a region in every point, in the region's own columns."""
+    log_responsibilities = regions.log_responsibilities(search.coordinates)
 
     def log_density(w: Tensor) -> Tensor:
         t, slope = chart.to_t(w)
         return search.target(t) + slope + log_responsibilities(t)[:, k]
 
+    return log_density
+
+
+def _region(search: Search, regions: _Regions, k: int, budget: int) -> Candidate | None:
+    """The train of one region."""
+    chart = _ended(search, regions, k)
     centre = _centres(search, regions.partition)[k : k + 1]
     if regions.bent:
         centre = torch.cat([centre, regions.points[k]])
-    tol = max(search.plan.tol, REGION_TOL)
     return train_in(
         search,
         chart,
         centre,
-        tol=tol,
+        tol=max(search.plan.tol, REGION_TOL),
         max_rank=min(RANKS[0], search.plan.max_rank),
         budget=budget,
-        log_density=log_density,
+        log_density=_part(search, regions, chart, k),
     )
 
 

@@ -21,7 +21,7 @@ from ..geometry.exploration import Cloud
 from ..tt.density import TTDensity
 from .plan import Plan
 
-__all__ = ["Fitted", "Search", "merit"]
+__all__ = ["Fitted", "Search", "Tried", "merit"]
 
 
 @dataclass
@@ -57,6 +57,21 @@ class Fitted:
         return cls(density, a.ess, a.elbo, candidate.label, train, candidate)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A mixture over regions and what its weights said.
+
+    Attributes:
+        density: of ``x``, as a flow starts from it or as it is mixed in.
+        drawn: as it was drawn from, which may reach further.
+        seen: its weighted draws.
+    """
+
+    density: Atlas
+    drawn: Atlas
+    seen: Assessment
+
+
 @dataclass
 class Search:
     """One fit under way. The stages are functions of it; they pay from its account and write down what they learn.
@@ -70,7 +85,7 @@ class Search:
         notes: what the user is told about the choices.
         tried: rows of the table of what was tried.
         seen: the charts' products and trains, as they were assessed.
-        atlases: mixtures over regions, of ``x``, as they were assessed.
+        atlases: mixtures over regions.
         target: the log-density of ``t``.
         cloud: where the mass is; the exploration sets it.
         chart: the triangular chart that the equilibration ended with, if there was one.
@@ -86,7 +101,7 @@ class Search:
     notes: list[str] = field(default_factory=list)
     tried: list[dict[str, Any]] = field(default_factory=list)
     seen: list[Candidate] = field(default_factory=list)
-    atlases: list[tuple[Atlas, Assessment]] = field(default_factory=list, repr=False)
+    atlases: list[Tried] = field(default_factory=list, repr=False)
     target: Pullback = field(init=False, repr=False)
     cloud: Cloud = field(init=False, repr=False)
     chart: Chart | None = None
@@ -110,11 +125,12 @@ class Search:
         self.tried.append(candidate.row())
         self.seen.append(candidate)
 
-    def record_atlas(self, kind: str, seen: Assessment, atlas: Atlas) -> None:
+    def record_atlas(self, kind: str, tried: Tried) -> None:
         """Remember an atlas, and what it was worth."""
+        seen = tried.seen
         row = {"geometry": "atlas", "kind": kind, "ess": seen.ess, "elbo": seen.elbo, "pareto_k": seen.pareto_k}
         self.tried.append(row)
-        self.atlases.append((atlas, seen))
+        self.atlases.append(tried)
 
     def weigh(self, density: Any) -> Assessment:
         """Weights of draws of ``x``."""

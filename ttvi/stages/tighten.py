@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..geometry.truncation import bounds_of_mass, truncated
 from ..tt.density import TTDensity
 from .search import Fitted, Search
 
-__all__ = ["far_ends_cut", "tighten"]
+__all__ = ["far_ends_cut", "tighten", "with_those_beyond"]
 
 EFFECTIVE = 500  # draws and more, by whose weights the ends are found
 MANY = 32_768  # draws, of which only those beyond the ends are evaluated
@@ -45,8 +46,9 @@ def tighten(search: Search, fitted: Fitted) -> Fitted:
     points, log_weights = _weighted(search, candidate)
     try:
         with search.account.stage("train"):
-            beyond = _beyond(search, whole, chart, *bounds_of_mass(chart.stretch, points, log_weights))
-            points, log_weights = torch.cat([points, beyond[0]]), torch.cat([log_weights, beyond[1]])
+            points, log_weights = with_those_beyond(
+                search, whole, in_chart(search.target, chart), chart, points, log_weights
+            )
             near = _within_grid(chart, *bounds_of_mass(chart.stretch, points, log_weights), NEAR_STEPS)
             density = truncated(whole, *near)
             seen = assess(density, in_chart(search.target, chart), search.plan.checks, search.generator)
@@ -83,14 +85,31 @@ def _weighted(search: Search, candidate: Candidate) -> tuple[Tensor, Tensor]:
     return torch.cat([a.points, population]), torch.cat([a.log_weights, share.expand(len(population))])
 
 
-def _beyond(search: Search, density: TTDensity, chart: Chart, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Of many more draws of a density, those beyond its bounds, and their log weights: what the few may have missed.
+def with_those_beyond(
+    search: Search,
+    density: TTDensity,
+    log_density: Callable[[Tensor], Tensor],
+    chart: Chart,
+    w: Tensor,
+    log_weights: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Weighted draws, and of many more draws of a density those beyond the ends of these: what the few may have missed.
 
     Next to the end of an interval a thousandth of the mass may lie in a tail that has no end within five thousand draws.
+
+    Args:
+        search: the fit.
+        density: that the draws are of.
+        log_density: of the working coordinates of ``chart``.
+        chart: whose columns end.
+        w, log_weights: shape (N, m) and (N,).
     """
-    w = density.sample((MANY,), generator=search.generator)
-    w = w[((w < lower) | (w > upper)).any(1)][: search.plan.checks]
-    return w, in_chart(search.target, chart)(w) - density.log_prob(w) if len(w) else w[:, 0]
+    lower, upper = bounds_of_mass(chart.stretch, w, log_weights)
+    more = density.sample((MANY,), generator=search.generator)
+    more = more[((more < lower) | (more > upper)).any(1)][: search.plan.checks]
+    if not len(more):
+        return w, log_weights
+    return torch.cat([w, more]), torch.cat([log_weights, log_density(more) - density.log_prob(more)])
 
 
 def _within_grid(chart: Chart, lower: Tensor, upper: Tensor, steps: int) -> tuple[Tensor, Tensor]:
