@@ -217,6 +217,73 @@ def test_regions_are_chosen_by_their_bulk():
     wide = Assessment.of(normal(4000), 1.2 * z)
     assert few.ess < 0.1 < wide.ess
     assert regions._worth(wide) < 0.5 < regions._worth(few)
+    # Weights that have missed half of the mass are worth no more than those that found it make them.
+    assert regions._worth(few, few.log_evidence + 0.7) < regions._worth(few) / 2
+
+
+def region(spread, status, at=0):
+    """The train of a region, with log weights of that deviation."""
+    seen = Assessment.of(normal(4000), spread * normal(4000, 1, at)[:, 0] - 0.5 * spread**2)
+    return SimpleNamespace(density=SimpleNamespace(info=SimpleNamespace(status=status)), assessment=seen)
+
+
+@pytest.mark.parametrize(
+    ("spread", "status", "rank", "raised"),
+    [
+        (0.7, "rank-limited", 200, True),
+        (0.7, "budget exhausted", 200, True),
+        (0.7, "stalled", 200, False),  # no rank would help
+        (2.0, "rank-limited", 200, False),  # not near
+        (0.1, "rank-limited", 200, False),  # as good as done
+        (0.7, "rank-limited", 12, False),  # the user's cap
+    ],
+)
+def test_regions_short_of_rank_get_the_next_one(monkeypatch, spread, status, rank, raised):
+    """Those that fell short, and only where the train of the next rank is better than what there is."""
+    trained = {0: region(0.05, "converged"), 1: region(spread, status), 2: region(spread, status, at=2)}
+    whole = trained[1].assessment
+    asked, mixed = [], []
+
+    def build(search, found, k, budget, rank):
+        asked.append((k, rank, budget))
+        return region(0.2 if k == 1 else 2 * spread, "rank-limited", at=5)
+
+    def mix(search, found, trains, products):
+        mixed.append(trains)
+        return SimpleNamespace(ess=0.95)
+
+    monkeypatch.setattr(regions, "_region", build)
+    monkeypatch.setattr(regions, "_mixed", mix)
+    search = SimpleNamespace(
+        atlases=[SimpleNamespace(seen=whole)], plan=SimpleNamespace(max_rank=rank), left=lambda part, among: None
+    )
+    atlas = SimpleNamespace(ess=whole.ess)
+    found = regions._raised(search, None, trained, whole, atlas)
+    if not raised:
+        assert found is atlas
+        assert not asked
+        return
+    assert [row[:2] for row in asked] == [(1, 24), (2, 24)]
+    assert found.ess == 0.95
+    assert mixed[0][0] is trained[0]
+    assert mixed[0][1] is not trained[1]
+    assert mixed[0][2] is trained[2]
+
+
+def test_an_atlas_survives_the_end_of_the_budget(monkeypatch):
+    def spent(*arguments):
+        raise BudgetExhausted("no more", 0)
+
+    monkeypatch.setattr(regions, "_region", lambda *arguments: region(0.2, "converged"))
+    monkeypatch.setattr(regions, "_mixed", spent)
+    short = region(0.7, "rank-limited")
+    search = SimpleNamespace(
+        atlases=[SimpleNamespace(seen=short.assessment)],
+        plan=SimpleNamespace(max_rank=200),
+        left=lambda part, among: 1000,
+    )
+    atlas = SimpleNamespace(ess=0.6)
+    assert regions._raised(search, None, {0: short}, short.assessment, atlas) is atlas
 
 
 @pytest.mark.parametrize(

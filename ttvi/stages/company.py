@@ -44,9 +44,9 @@ class _Other:
 
     @classmethod
     def of(cls, search: Search, candidate: Candidate) -> _Other:
-        """A candidate, as a density of ``x``: a product ends somewhere, since plain draws without end cost more than they give."""
+        """A candidate, as a density of ``x``: it ends somewhere, since plain draws without end cost more than they give."""
         chart, seen = candidate.chart, candidate.assessment
-        near = far_ends_cut(search, candidate, safe=NARROWEST) if candidate.kind == "product" else candidate.density
+        near = far_ends_cut(search, candidate, safe=NARROWEST)
         seen = replace(seen, points=chart.forward(seen.points)[0])
         return cls(candidate.label, ChartDensity(near, chart), ChartDensity(candidate.density, chart), seen)
 

@@ -22,7 +22,7 @@ from ..geometry.product import product_density
 from ..geometry.truncation import bounds_of_mass, truncated
 from .certificate import loses_modes
 from .cover import COST, WHOLE
-from .plan import MOST_PER_TRAIN, RANKS
+from .plan import MOST_PER_TRAIN, NEAR, RANKS
 from .search import Fitted, Search, Tried
 from .tighten import EFFECTIVE, FURTHER, with_those_beyond
 from .training import MANY_COORDINATES, train_in
@@ -39,6 +39,7 @@ REGION_TOL = 2e-2
 POINTS_PER_LINE = 8  # of the population in a region, for regressions among its columns
 PER_REGION = MOST_PER_TRAIN // 5  # evaluations of the train of a region
 EARLY = 2 * PER_REGION  # of all those together that come before any train
+RAISED = 2 * MOST_PER_TRAIN  # of all those together whose ranks are raised
 MOST_BENT = 20  # columns of bent regions, whose responsibilities cost the product density of every region
 BENT_ROUNDS = 2  # of columns fitted to the points of a region, and points given to the region that has them
 HALF = 7.0  # deviations at which the columns of a region end
@@ -87,11 +88,16 @@ def split(
             if around is None or around.size > most:
                 return None
             regions, seen, promising = _best(search, _possible(search, around))
-            each = min(PER_REGION, evaluations // around.size)
-            return _atlas(search, regions, seen, each) if needed or promising else None
+            if not (needed or promising):
+                return None
+            trained = _trained(search, regions, min(PER_REGION, evaluations // around.size))
+            atlas = _mixed(search, regions, trained, seen) if trained else None
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
+        if atlas is None or evaluations < MOST_REGIONS * PER_REGION:
+            return atlas
+        return _raised(search, regions, trained, seen, atlas)
 
 
 @dataclass(frozen=True)
@@ -173,13 +179,14 @@ def _bent_regions(search: Search, partition: Partition) -> _Regions | None:
 
 def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, Assessment, bool]:
     """The regions whose product densities do best together, and whether that is better than what there is."""
-    best = max((row["ess"] for row in search.tried), default=0.0)
+    best = max((c.assessment.ess for c in search.seen), default=0.0)
     found = []
     for regions in possible:
         drawn = regions.products()
         found.append(search.weigh(drawn))
         search.record_atlas(regions.kind, Tried(regions.products(safe=NARROWEST), drawn, found[-1]))
-    worth = [_worth(seen) for seen in found]
+    log_evidence = max(seen.log_evidence for seen in found)
+    worth = [_worth(seen, log_evidence) for seen in found]
     k = max(range(len(found)), key=worth.__getitem__)
     promising = worth[k] > FAIR or worth[k] > (best if worth[k] > PROMISING else 2 * best)
     if not promising:
@@ -188,12 +195,16 @@ def _best(search: Search, possible: Sequence[_Regions]) -> tuple[_Regions, Asses
     return possible[k], found[k], promising
 
 
-def _worth(seen: Assessment) -> float:
+def _worth(seen: Assessment, log_evidence: float = -math.inf) -> float:
     """The effective share, or what the bound of the evidence makes of it: that of a few draws, not the bulk, a train repairs.
 
     Of log-normal weights both are the same: their effective share is exp(-2 KL).
+
+    Args:
+        seen: weighted draws.
+        log_evidence: by other draws, which counts where it is higher: poor weights have not seen all of it.
     """
-    return max(seen.ess, math.exp(-2 * max(0.0, seen.log_evidence - seen.elbo)))
+    return max(seen.ess, math.exp(-2 * max(0.0, max(log_evidence, seen.log_evidence) - seen.elbo)))
 
 
 def _centres(search: Search, partition: Partition) -> Tensor:
@@ -203,22 +214,49 @@ def _centres(search: Search, partition: Partition) -> Tensor:
     return middle.repeat(partition.size, 1).masked_scatter(line, partition.centres)
 
 
-def _atlas(search: Search, regions: _Regions, products: Assessment, each: int) -> Fitted | None:
-    """The trains of the regions, mixed by their masses; None if none could be built.
+def _trained(search: Search, regions: _Regions, each: int) -> dict[int, Candidate]:
+    """The trains of the regions, those that could be built."""
+    size = regions.partition.size
+    left = search.left(0.6, among=size)
+    tried = {k: _region(search, regions, k, each if left is None else left, RANKS[0]) for k in range(size)}
+    return {k: c for k, c in tried.items() if c is not None and math.isfinite(c.assessment.log_evidence)}
+
+
+def _raised(
+    search: Search, regions: _Regions, trained: dict[int, Candidate], products: Assessment, atlas: Fitted
+) -> Fitted:
+    """The atlas with the next rank in the regions that fell short of the first, where it is near and that makes it better."""
+    short = [k for k, c in trained.items() if c.density.info.status in ("rank-limited", "budget exhausted")]
+    near = _worth(search.atlases[-1].seen) > NEAR and atlas.ess < SPLIT_BELOW
+    if not short or not near or search.plan.max_rank <= RANKS[0]:
+        return atlas
+    left = search.left(0.6, among=len(short))
+    each = min(MOST_PER_TRAIN, RAISED // len(short)) if left is None else left
+    higher = {k: _region(search, regions, k, each, RANKS[1]) for k in short}
+    better = {k: c for k, c in higher.items() if c and _better(c.assessment, trained[k].assessment)}
+    if not better:
+        return atlas
+    try:
+        return max(atlas, _mixed(search, regions, {**trained, **better}, products), key=lambda fitted: fitted.ess)
+    except BudgetExhausted:
+        return atlas
+
+
+def _better(new: Assessment, old: Assessment) -> bool:
+    """Whether the weights of a train are better than those of another of the same region."""
+    log_evidence = max(new.log_evidence, old.log_evidence)
+    return _worth(new, log_evidence) > _worth(old, log_evidence)
+
+
+def _mixed(search: Search, regions: _Regions, trained: dict[int, Candidate], products: Assessment) -> Fitted:
+    """The trains of the regions, mixed by their masses.
 
     Products of the regions that are any good take a few of the draws, and no more than cost next to nothing: they bound the
     weights where a train falls short.
     """
-    size = regions.partition.size
-    left = search.left(0.6, among=size)
-    share = each if left is None else left
-    tried = [(k, _region(search, regions, k, share)) for k in range(size)]
-    trained = [(k, c) for k, c in tried if c is not None and math.isfinite(c.assessment.log_evidence)]
-    if not trained:
-        return None
     bounded = _worth(products) > FAIR
     parts, masses = [], []
-    for k, candidate in trained:
+    for k, candidate in trained.items():
         # Cut ends need something that goes on beyond them.
         for density, part in _without_ends(search, regions, candidate, k) if bounded else [(candidate.density, 1.0)]:
             parts.append(ChartDensity(density, candidate.chart))
@@ -265,7 +303,7 @@ def _part(search: Search, regions: _Regions, chart: Chart, k: int) -> Callable[[
     return log_density
 
 
-def _region(search: Search, regions: _Regions, k: int, budget: int) -> Candidate | None:
+def _region(search: Search, regions: _Regions, k: int, budget: int, rank: int) -> Candidate | None:
     """The train of one region."""
     chart = _ended(search, regions, k)
     centre = _centres(search, regions.partition)[k : k + 1]
@@ -276,7 +314,7 @@ def _region(search: Search, regions: _Regions, k: int, budget: int) -> Candidate
         chart,
         centre,
         tol=max(search.plan.tol, REGION_TOL),
-        max_rank=min(RANKS[0], search.plan.max_rank),
+        max_rank=min(rank, search.plan.max_rank),
         budget=budget,
         log_density=_part(search, regions, chart, k),
     )
