@@ -22,7 +22,7 @@ from ..geometry.product import product_density
 from ..geometry.truncation import bounds_of_mass, truncated
 from .certificate import loses_modes
 from .cover import COST, WHOLE
-from .plan import MOST_PER_TRAIN, NEAR, RANKS
+from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS
 from .search import Fitted, Search, Tried
 from .tighten import EFFECTIVE, FURTHER, with_those_beyond
 from .training import MANY_COORDINATES, train_in
@@ -95,7 +95,8 @@ def split(
         except BudgetExhausted:
             search.notes.append("the budget ended while regions were looked for")
             return None
-        if atlas is None or evaluations < MOST_REGIONS * PER_REGION:
+        early = evaluations < MOST_REGIONS * PER_REGION
+        if atlas is None or (early and atlas.ess < SPLIT_BELOW):
             return atlas
         return _raised(search, regions, trained, seen, atlas)
 
@@ -227,7 +228,7 @@ def _raised(
 ) -> Fitted:
     """The atlas with the next rank in the regions that fell short of the first, where it is near and that makes it better."""
     short = [k for k, c in trained.items() if c.density.info.status in ("rank-limited", "budget exhausted")]
-    near = _worth(search.atlases[-1].seen) > NEAR and atlas.ess < SPLIT_BELOW
+    near = _worth(search.atlases[-1].seen) > NEAR and atlas.ess < ENOUGH
     if not short or not near or search.plan.max_rank <= RANKS[0]:
         return atlas
     left = search.left(0.6, among=len(short))
