@@ -77,7 +77,7 @@ def split(
         search: the fit.
         needed: spares the atlas the proof that it pays.
         most: regions, of which there are none if there would be more.
-        evaluations: of all their trains together, without a budget.
+        evaluations: of all their trains together, without a budget and before ranks are raised.
     """
     cloud, budget = search.cloud, search.plan.budget
     limit = MOST_REGIONS if budget is None else max(2, min(MOST_REGIONS, budget // 2000))
