@@ -173,11 +173,8 @@ def without_tail():
 def test_an_answer_that_lacks_the_end_of_a_density_is_mixed_with_what_has_it(kind):
     answer, other = without_tail()
     density = ChartDensity(other.density, other.chart)
-    there = {"seen": [other]} if kind == "product" else {"atlases": [Tried(density, density, other.assessment)]}
-    if kind == "atlas":
-        there["atlases"] = [
-            Tried(density, density, assess(density, log_density, 2000, torch.Generator().manual_seed(1)))
-        ]
+    seen = assess(density, log_density, 2000, torch.Generator().manual_seed(1))
+    there = {"seen": [other]} if kind == "product" else {"atlases": [Tried(density, density, seen)]}
     search = search_with(log_density, **there)
     found = company.joined(search, Fitted.of(answer))
     assert len(search.notes) == 1
@@ -196,6 +193,17 @@ def test_an_answer_that_lacks_nothing_stays_as_it_is():
     density = TTDensity.fit(target, other.chart.bases(), tol=2e-2, max_rank=20, seed=0)
     answer = Fitted.of(Candidate(other.chart, density, assess(density, target, 2000, torch.Generator()), "train"))
     assert company.joined(search_with(log_density, seen=[other]), answer) is answer
+
+
+@pytest.mark.parametrize(("most", "asked"), [(4, [0.9, 0.5]), (1, [0.9])])
+def test_the_best_of_every_label_is_asked(monkeypatch, most, asked):
+    monkeypatch.setattr(company, "MOST", most)
+    answer, other = without_tail()
+    seen = [
+        replace(c, assessment=replace(c.assessment, ess=ess)) for c, ess in [(other, 0.2), (other, 0.9), (answer, 0.5)]
+    ]
+    found = company._others(search_with(None, seen=seen), Fitted.of(answer))
+    assert [one.seen.ess for one in found] == asked
 
 
 def test_company_is_not_asked_where_there_is_none_or_no_budget():

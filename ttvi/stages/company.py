@@ -78,10 +78,13 @@ def joined(search: Search, fitted: Fitted) -> Fitted:
 
 def _others(search: Search, fitted: Fitted) -> list[_Other]:
     """What was tried and can speak, most effective first: the best of every kind in every chart, and the atlases."""
-    ranked = sorted((c for c in search.seen if c is not fitted.candidate), key=lambda c: c.assessment.ess)
-    distinct = {c.label: _Other.of(search, c) for c in ranked if _speaks(c.assessment)}
+    speaking = [c for c in search.seen if c is not fitted.candidate and _speaks(c.assessment)]
+    distinct: dict[str, Candidate] = {}
+    for candidate in sorted(speaking, key=lambda c: c.assessment.ess, reverse=True):
+        distinct.setdefault(candidate.label, candidate)
+    charts = [_Other.of(search, c) for c in list(distinct.values())[:MOST]]
     atlases = [_Other("an atlas", a.density, a.drawn, a.seen) for a in search.atlases if _speaks(a.seen)]
-    inside = [other for other in (*distinct.values(), *atlases) if bool(torch.isfinite(other.seen.points).all())]
+    inside = [other for other in (*charts, *atlases) if bool(torch.isfinite(other.seen.points).all())]
     return sorted(inside, key=lambda other: other.seen.ess, reverse=True)[:MOST]
 
 
