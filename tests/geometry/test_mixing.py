@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from ttvi.geometry.angles import Angles
 from ttvi.geometry.chart import Chart
 from ttvi.geometry.conditional import ConditionallyAffine
 from ttvi.geometry.coordinates import Coordinates
@@ -55,7 +56,27 @@ def conditional():
     )  # fmt: skip
 
 
-TABLE = {"scaled": scaled, "affine": affine, "triangular": triangular, "conditional": conditional}
+def angles():
+    """A line and three angles, each of a period that no point leaves; the others follow the first, with it and against it."""
+    nothing, order = torch.zeros(DIM, DIM).double(), torch.tensor([2, 0, 3, 1])
+    of_the_line = torch.tensor([0.0, 0.0, 0.0, 1.0]).double()
+    inner = Triangular(
+        order, 0.3 * of_the_line, 1 + of_the_line, 0.5 * of_the_line, nothing, -0.2 * of_the_line, nothing,
+        torch.zeros(0, 3).long(), torch.zeros(0).double(),
+    )  # fmt: skip
+    coefficients = normal(2, 3, 7, at=9)
+    for k in range(3):
+        coefficients[:, k, 1 + k : 4] = coefficients[:, k, 4 + k :] = 0
+    return Angles(
+        inner,
+        torch.tensor([2, 0, 3]),
+        torch.tensor([-9.0, -8, -7]).double(),
+        torch.tensor([17.0, 18, 19]).double(),
+        coefficients,
+    )
+
+
+TABLE = {"scaled": scaled, "affine": affine, "triangular": triangular, "conditional": conditional, "angles": angles}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -18,12 +18,14 @@ from .stretch import tail_exponent
 
 __all__ = [
     "CURVATURE",
+    "DIFFERENCES",
     "GEOMETRIES",
     "NARROW",
     "NARROWEST",
     "Candidate",
     "at_maximum",
     "charts",
+    "differences",
     "in_chart",
     "look",
     "triangular",
@@ -33,6 +35,7 @@ __all__ = [
 GEOMETRIES = ("auto", "axis", "whitened", "triangular", "atlas")
 MOST_WHITENED = 512
 CURVATURE = "curvature"  # label of the chart of Laplace's approximation
+DIFFERENCES = "differences"  # label of the chart in which angles follow one other each
 QUANTILES = 4096  # of a normal column
 NARROW = 0.05  # share of the draws of a product with some column far out, where it is mixed in
 NARROWEST = 0.01  # and where a flow starts from it, which moves none of what is far out
@@ -92,6 +95,7 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Ch
 
     *axis*: the user's coordinates one by one. *whitened*: principal axes of the population. *triangular*: every
     coordinate given the earlier ones, in the order (given, reversed, heavy tails last) of the highest penalised likelihood.
+    *differences*: likewise, where every angle follows one other.
 
     Args:
         coordinates: the coordinates.
@@ -100,11 +104,13 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Ch
         known: a triangular chart that there is already.
     """
     found = []
-    lines = int(coordinates.line.sum())
-    if geometry in ("auto", "axis", "atlas") or lines < 2:
+    lines, circles = int(coordinates.line.sum()), int(coordinates.circle.sum())
+    if geometry in ("auto", "axis", "atlas") or max(lines, circles) < 2:
         found.append(Chart.axis(coordinates, points))
-    if geometry in ("auto", "triangular") and lines >= 2:
+    if geometry in ("auto", "triangular") and max(lines, circles) >= 2:
         found.append(known or triangular(coordinates, points))
+        if not found[-1].smooth:
+            found.append(differences(coordinates, points, found[-1].order))
     if geometry in ("auto", "whitened") and 2 <= lines <= MOST_WHITENED:
         found.append(whitened(coordinates, points))
     return found
@@ -160,6 +166,11 @@ def triangular(coordinates: Coordinates, points: Tensor) -> Chart:
     fits = [Chart.triangular(coordinates, points, order, label="triangular") for order in orders]
     best = max(range(len(fits)), key=lambda k: fits[k][1] + (0.05 if k == 0 else 0.0))
     return fits[best][0]
+
+
+def differences(coordinates: Coordinates, points: Tensor, order: Tensor) -> Chart:
+    """Every angle given the one that says most of it: no more than differences of angles, and smooth, as a train needs it."""
+    return Chart.triangular(coordinates, points, order, label=DIFFERENCES, single=True)[0]
 
 
 def look(target: Pullback, chart: Chart, points: Tensor, count: int, generator: torch.Generator) -> Candidate:

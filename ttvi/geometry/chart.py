@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..supports import Circle, Support
 from ..tt.basis import Basis, Categorical, Fourier, Legendre
+from .angles import Angles
 from .conditional import ConditionallyAffine
 from .coordinates import Coordinates
 from .interval import from_line
@@ -56,6 +57,11 @@ class Chart:
     def axis_aligned(self) -> bool:
         """Whether every working coordinate belongs to one coordinate of the user."""
         return self.mixing.axis_aligned
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the map has no jumps, which no train could follow."""
+        return not isinstance(self.mixing, Angles) or self.mixing.smooth
 
     def bases(self) -> list[Basis]:
         """A basis without size for every working coordinate."""
@@ -146,7 +152,9 @@ class Chart:
         return cls(coordinates, Affine(loc, matrix), stretch, torch.arange(coordinates.dim), label)
 
     @classmethod
-    def triangular(cls, coordinates: Coordinates, points: Tensor, order: Tensor, *, label: str) -> tuple[Chart, float]:
+    def triangular(
+        cls, coordinates: Coordinates, points: Tensor, order: Tensor, *, label: str, single: bool = False
+    ) -> tuple[Chart, float]:
         """Every coordinate given the earlier ones, with means and scales from draws; and the score of that fit.
 
         Args:
@@ -154,6 +162,7 @@ class Chart:
             points: draws ``t``, shape (N, m).
             order: the order in which they are given, shape (m,).
             label: in words.
+            single: every angle follows no more than one other.
         """
         mixing, score = Triangular.fit(points, coordinates.line, order)
         s = mixing.inverse(points)[0]
@@ -164,7 +173,12 @@ class Chart:
         constant = (mixing.log_slope == 0).all(1)
         moved = torch.where(constant, shift * mixing.log_intercept.exp(), 0.0)
         mixing = replace(mixing, intercept=mixing.intercept + moved, log_intercept=mixing.log_intercept + scale.log())
-        return cls(coordinates, mixing, Stretch(tau, torch.zeros_like(line), ~line), order, label), score
+        stretch = Stretch(tau, torch.zeros_like(line), ~line)
+        circles = order[coordinates.circle[order]]
+        if len(circles) < 2:
+            return cls(coordinates, mixing, stretch, order, label), score
+        turned, gained = Angles.fit(mixing, points, circles, *coordinates.bounds[:, circles], single=single)
+        return cls(coordinates, turned, stretch, order, label), score + gained
 
     @classmethod
     def conditional(cls, coordinates: Coordinates, mixing: ConditionallyAffine, points: Tensor, *, label: str) -> Chart:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..records import register
-from ..supports import Support
+from ..supports import Circle, Support
 from ..tt.arguments import check_columns, check_positions
-from ..tt.basis import Basis
+from ..tt.basis import Basis, Fourier
 from .chart import Chart
 from .composed import Composed
 from .coordinates import Coordinates
@@ -59,6 +59,14 @@ class ChartDensity(Composed):
     @property
     def _first(self) -> Any:
         return self.base
+
+    @property
+    def bases(self) -> list[Basis | None]:
+        """Of the coordinates that are angles, where every coordinate has an entry of its own, the bases; None for the others."""
+        kinds = self.domain.kinds
+        if len(kinds) != self.domain.dim:
+            return [None] * self.domain.dim
+        return [Fourier(float(k.lower), float(k.upper)) if isinstance(k, Circle) else None for k in kinds]
 
     def __repr__(self) -> str:
         return f"ChartDensity({self.base!r}, {self.chart.label!r})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .angles import Angles
 from .conditional import ConditionallyAffine
 from .mixing import Affine, Mixing, Scaled, Triangular
 
@@ -25,4 +26,9 @@ def mixing_from_record(kind: str, tensors: dict[str, Any]) -> Mixing:
     >>> mixing_from_record("Affine", made.tensors()).matrix
     tensor([[1.]])
     """
-    return _KINDS[kind](**tensors)
+    if kind != Angles.__name__:
+        return _KINDS[kind](**tensors)
+    prefix = "inner."
+    inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    own = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    return Angles(Triangular(**inner), **own)

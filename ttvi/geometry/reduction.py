@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .angles import Angles
 from .conditional import ConditionallyAffine
 from .mixing import Affine, Mixing, Scaled, Triangular, tame
 from .regression import KNOTS, expand, hinge
@@ -18,7 +19,7 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
     """The map of the columns ``kept`` to their coordinates, or None where it needs a column that is neither kept nor known.
 
     Args:
-        mixing: axis-aligned, triangular or conditionally affine; an affine one has no such part.
+        mixing: axis-aligned, triangular, conditionally affine, or of angles over these; an affine one has no such part.
         kept: numbers of working columns, ascending, shape (m',).
         t: coordinates, shape (m,), whose other columns are known; None where nothing is.
 
@@ -34,11 +35,39 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
     if isinstance(mixing, Scaled):
         coordinate = mixing.order[kept]
         return Scaled(mixing.loc[coordinate.sort().values], mixing.scale[kept], coordinate.argsort().argsort())
+    if isinstance(mixing, Angles):
+        return _angles(mixing, kept, t)
     if isinstance(mixing, ConditionallyAffine):
         return _marginal(mixing, kept) if t is None else _conditional(mixing, kept, t)
     if not isinstance(mixing, Triangular) or not _closed(mixing, kept, known=t is not None):
         return None
     return _triangular(mixing, kept, t)
+
+
+def _angles(mixing: Angles, kept: Tensor, t: Tensor | None) -> Mixing | None:
+    """The angles kept, where they follow none that is integrated out, and none that is known follows them."""
+    coordinate = mixing.order[kept]
+    stays = torch.isin(mixing.circles, coordinate)
+    rows, columns = (stays, ~stays) if t is None else (~stays, stays)
+    if bool(mixing.follows[rows][:, columns].any()) or not _closed(mixing.inner, kept, known=t is not None):
+        return None
+    inner = _triangular(mixing.inner, kept, t)
+    if not bool(stays.any()):
+        return inner
+    number, coefficients = len(stays), mixing.coefficients.clone()
+    if t is not None:
+        coefficients[:, :, 0] += torch.stack(mixing.pull_of(t[mixing.circles], ~stays))
+    kept_ones = stays.nonzero()[:, 0]
+    places = torch.cat([torch.zeros(1).long(), 1 + kept_ones, 1 + number + kept_ones])
+    rank = torch.full((len(mixing.order),), -1)
+    rank[coordinate.sort().values] = torch.arange(len(kept))
+    return Angles(
+        inner,
+        rank[mixing.circles[stays]],
+        mixing.lower[stays],
+        mixing.length[stays],
+        coefficients[:, stays][:, :, places],
+    )
 
 
 def _marginal(mixing: ConditionallyAffine, kept: Tensor) -> Mixing | None:

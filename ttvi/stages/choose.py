@@ -8,9 +8,20 @@ from torch import Tensor
 
 from ..errors import BudgetExhausted
 from ..geometry.assessment import assess
-from ..geometry.candidates import CURVATURE, Candidate, at_maximum, charts, in_chart, look, whitened
+from ..geometry.candidates import (
+    CURVATURE,
+    DIFFERENCES,
+    Candidate,
+    at_maximum,
+    charts,
+    differences,
+    in_chart,
+    look,
+    whitened,
+)
 from ..geometry.chart import Chart
 from ..geometry.exploration import laplace_shares
+from .plan import ENOUGH
 from .search import Search, merit
 from .training import excellent, trial
 
@@ -18,6 +29,8 @@ __all__ = ["choose", "look_around"]
 
 REFINEMENTS = 3
 ONLY = 0.9  # share of a maximum beside which the others do not matter
+REFINED_BY = 4096  # points, no more
+MANY = 4  # times
 REFINED = 0.6  # effective share from which on a mixing chart needs no refinement
 
 
@@ -89,13 +102,15 @@ def _at_maximum(search: Search) -> Candidate | None:
 def _refined(search: Search, candidate: Candidate) -> Candidate:
     """A mixing chart fitted anew to what its own weights say, while that helps."""
     chart = candidate.chart
-    if chart.axis_aligned or chart is search.chart or chart is search.nested:
+    if chart.axis_aligned or chart is search.nested or (chart is search.chart and chart.smooth):
         return candidate
-    checks = search.plan.checks
+    checks, enough, most = search.plan.checks, REFINED, REFINED_BY
+    if not chart.smooth:
+        enough, most = ENOUGH, MANY * REFINED_BY  # there is no train to come, and every angle may follow every other
     for _ in range(REFINEMENTS):
         a = candidate.assessment
         effective = a.ess * len(a.points)
-        if a.ess > REFINED or effective < 30:
+        if a.ess > enough or effective < 30:
             break
         count = 4 * checks if effective > 200 else checks
         try:
@@ -103,10 +118,12 @@ def _refined(search: Search, candidate: Candidate) -> Candidate:
         except BudgetExhausted:
             break
         # Repeated points would pass for evidence: no more of them than are effective.
-        number = int(min(4096, max(512, a.ess * len(a.points))))
+        number = int(min(most, max(512, a.ess * len(a.points))))
         points = candidate.chart.to_t(a.population(number, search.generator)[0])[0]
         if candidate.chart.label == "triangular":
             chart, _ = Chart.triangular(search.coordinates, points, candidate.chart.order, label="triangular")
+        elif candidate.chart.label == DIFFERENCES:
+            chart = differences(search.coordinates, points, candidate.chart.order)
         else:
             order = search.order if chart.label == CURVATURE else None
             chart = whitened(search.coordinates, points, chart.label if order is not None else "whitened", order=order)

@@ -43,9 +43,11 @@ def equilibrate(search: Search) -> None:
     A second population at a higher temperature goes ahead, so that the chart is fitted where the first is yet to come.
     Sets the points of the cloud to the population after each of the last sweeps, and the chart.
     """
-    lines = int(search.coordinates.line.sum())
+    kinds = search.coordinates.line, search.coordinates.circle
+    numbers = [int(kind.sum()) for kind in kinds]
+    lines, most = sum(numbers), max(numbers)
     rounds = _rounds(search)
-    if not 2 <= lines <= MOST_LINES or not rounds or len(search.cloud.points) < 4 * lines:
+    if most < 2 or lines > MOST_LINES or not rounds or len(search.cloud.points) < 4 * lines:
         return
     points = population = ahead = search.cloud.points[:PARTICLES]
     chart = triangular(search.coordinates, points)

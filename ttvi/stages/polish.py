@@ -19,7 +19,7 @@ from ..geometry.candidates import NARROWEST, Candidate
 from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity, StretchedDensity
-from ..supports import Support
+from ..supports import Circle, Support, circular, real
 from ..tt.density import TTDensity
 from .plan import NEAR
 from .search import Fitted, Search
@@ -135,16 +135,17 @@ def _places(search: Search, candidate: Candidate) -> list[_Start]:
     chart, coordinates, label = candidate.chart, search.coordinates, candidate.label
     density = far_ends_cut(search, candidate, safe=NARROWEST)
     stretched = StretchedDensity(density, chart.stretch)
-    starts = [_Start(label, stretched, chart.unstretched(), "before the mixing", candidate)]
-    if chart.axis_aligned or not bool(coordinates.line.all()):
+    starts = [_Start(label, stretched, chart.unstretched(), "before the mixing", candidate)] if chart.smooth else []
+    if chart.axis_aligned or not bool((coordinates.line | coordinates.circle).all()):
         return starts
     identity = Chart.identity(coordinates, label=chart.label)
     return [*starts, _Start(label, ChartDensity(density, _of_lines(chart)), identity, "after the mixing", candidate)]
 
 
 def _of_lines(chart: Chart) -> Chart:
-    """The same chart of ``t`` instead of ``x``."""
-    return replace(chart, coordinates=Coordinates(Support.parse(dim=chart.dim)))
+    """The same chart of ``t`` instead of ``x``: lines, and angles as they are."""
+    kinds = [circular(kind.lower, kind.upper) if isinstance(kind, Circle) else real for kind in chart.support.kinds]
+    return replace(chart, coordinates=Coordinates(Support.parse(kinds)))
 
 
 def _best_flow(search: Search, starts: list[_Start]) -> tuple[_Start, Any] | None:

@@ -67,7 +67,7 @@ def train_in(
     budget: int,
     log_density: Callable[[Tensor], Tensor] | None = None,
 ) -> Candidate | None:
-    """A train in a chart and its weights; None where the budget does not allow one.
+    """A train in a chart and its weights; None where the budget does not allow one, or the chart has jumps.
 
     Args:
         search: the fit.
@@ -79,7 +79,7 @@ def train_in(
     """
     function = log_density or in_chart(search.target, chart)
     budget = int(min(budget, search.account.remaining - search.plan.checks))
-    if budget < LEAST_EVALUATIONS:
+    if budget < LEAST_EVALUATIONS or not chart.smooth:
         return None
     # Other maxima are nothing to one region; and the densest points of a population are no maxima, but the inside of a neck.
     maxima = log_density is None and search.cloud.precisions is not None
@@ -352,16 +352,17 @@ def _affordable_charts(search: Search, best: Candidate) -> list[Candidate]:
     """The candidates to train in: the best one, or those whose curvature promises a low rank, lowest first.
 
     A trial may end for want of evaluations long before the rank of a chain is reached; the curvature knows better. It
-    speaks for one maximum only: chains with walls between their halves are low in rank in the user's own coordinates
+    speaks of lines, and for one maximum only: chains with walls between their halves are low in rank in the user's own coordinates
     alone, which therefore go first unless others promise far less.
     """
     if search.coordinates.dim <= FEW_COORDINATES or (best.kind == "train" and best.assessment.ess > NEAR):
         return [best]
     cloud = search.cloud
-    if cloud.precisions is None:
+    if cloud.precisions is None or bool(search.coordinates.circle.any()):
         if best.kind == "train":
             return [best]
-        return sorted((c for c in search.seen if c.kind == "train"), key=merit)[-1:]
+        trains = sorted((c for c in search.seen if c.kind == "train"), key=merit)[-1:]
+        return [c for c in trains if best.chart.smooth or merit(c) > merit(best) - math.log(RIVAL)]
     # The axes of the curvature have the rank one by the curvature, whatever the density does further out.
     seen = (c for c in search.seen if c.chart is best.chart or c.chart.label != CURVATURE)
     distinct = {c.chart.label: c for c in sorted(seen, key=merit)}
