@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 
 from ttvi.diagnostics import (
+    bridge_log_evidence,
     certify,
     draw_weights,
     effective_sample_size,
@@ -251,3 +252,39 @@ def test_nets_must_be_worth_it(generator, num_samples, replicates):
 def test_replicates_must_divide_the_weights():
     with pytest.raises(ValueError, match="divide 10 log-weights; got 3"):
         log_evidence(torch.zeros(10), replicates=3)
+
+
+# -- bridge sampling -----------------------------------------------------------------------------------------------------
+
+
+def test_bridge_sampling_of_two_normals():
+    """log Z = 3 between q = N(0, 1) and p = N(0.5, 1.3²), with an error as large as it says: twenty seeds."""
+    q, p = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.5, 1.3)
+
+    def ratio(x: torch.Tensor) -> torch.Tensor:
+        return 3.0 + p.log_prob(x) - q.log_prob(x)
+
+    found = []
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(2, 4000, generator=generator, dtype=torch.float64)
+        found.append(bridge_log_evidence(ratio(x), ratio(0.5 + 1.3 * y)))
+    values, errors = torch.tensor(found, dtype=torch.float64).T
+    assert float(errors.mean()) < 0.02
+    assert 0.6 < float((values - 3.0).std() / errors.mean()) < 1.5
+    assert abs(float(values.mean()) - 3.0) < 3 * float(errors.mean()) / math.sqrt(20)
+
+
+def test_bridge_sampling_sees_what_no_draw_sees():
+    """q is p without a part of four per cent: its weights are all equal, and too small."""
+    generator = torch.Generator().manual_seed(0)
+    inside = math.log(0.96)
+    population = torch.rand(4000, generator=generator, dtype=torch.float64) < 0.96
+    at_population = torch.where(population, inside, 400.0)
+    own = torch.full((8000,), inside, dtype=torch.float64)
+    assert log_evidence(own)[0] == pytest.approx(inside)
+    value, error = bridge_log_evidence(own, at_population, independent=1000)
+    assert value == pytest.approx(0.0, abs=0.01)
+    assert error == pytest.approx(math.sqrt(0.04 / 0.96 / 1000), rel=0.1)
+    with pytest.raises(ValueError, match="bridge_log_evidence"):
+        bridge_log_evidence(own, at_population[:0])

@@ -1,5 +1,6 @@
 """Decisions inside a fit that are too rare or too late in it for a quick fit to meet."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ttvi.diagnostics import WeightedDraws
 from ttvi.errors import BudgetExhausted
 from ttvi.geometry.assessment import Assessment, assess
 from ttvi.geometry.candidates import Candidate, whitened
 from ttvi.geometry.coordinates import Coordinates
 from ttvi.geometry.density import ChartDensity
 from ttvi.geometry.product import product_density
-from ttvi.stages import company, polish, regions, tighten, training
+from ttvi.stages import certificate, company, polish, regions, tighten, training
 from ttvi.stages.search import Fitted, Tried
 from ttvi.supports import Support
 from ttvi.tt import TTDensity
@@ -402,3 +404,30 @@ def test_no_higher_rank_where_first_trains_are_far_off(monkeypatch, errors, trie
     cloud = SimpleNamespace(modes=normal(0), precisions=None)
     training._best_of_rivals(SimpleNamespace(seen=candidates, cloud=cloud), candidates[2])
     assert sorted(paid) == tried
+
+
+# -- what an independent population says of the evidence ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("end", "low", "high"), [(9.0, 0.0, 0.005), (1.75, 0.01, 0.04), (1.28, 0.05, 0.1)])
+def test_a_population_tells_of_an_end_that_is_cut_off(end, low, high):
+    """All weights are equal; four, or ten, per cent of the mass are missing; some of it is noise."""
+    inside = float(torch.special.log_ndtr(torch.tensor(end)))
+    evidence = 0.5 * DIM * math.log(2 * math.pi)
+
+    def log_prob(x):
+        return torch.where(x[:, 0] < end, log_density(x) - evidence - inside, -torch.inf)
+
+    draws = normal(20_000)
+    draws = draws[draws[:, 0] < end]
+    weighted = WeightedDraws(draws, log_density(draws) - log_prob(draws))
+    points = normal(4096, at=1)
+    search = SimpleNamespace(
+        chart=object(),
+        cloud=SimpleNamespace(points=points, values=log_density(points)),
+        coordinates=SimpleNamespace(to_x=lambda t: (t, torch.zeros(len(t)))),
+    )
+    density = SimpleNamespace(log_prob=log_prob)
+    assert low <= certificate.lacking(search, density, weighted) <= high
+    search.chart = None
+    assert math.isnan(certificate.lacking(search, density, weighted))

@@ -16,7 +16,7 @@ from .geometry.candidates import GEOMETRIES
 from .geometry.coordinates import Coordinates
 from .posterior import Posterior
 from .stages.bridges import bridge_if_better
-from .stages.certificate import census, certify, unseen
+from .stages.certificate import census, certify, lacking, unseen
 from .stages.choose import choose, look_around
 from .stages.company import joined
 from .stages.cover import cover, safeguard
@@ -181,7 +181,8 @@ def _posterior(search: Search, target: Target, best: Fitted, seed: int, start: f
     }
     evidence = best.elbo if draws is None else draws.certificate().log_evidence
     report["mode_census"] = census(search, best.density, evidence)
-    report["missing_mass"], _ = unseen(search, best.density, evidence)
+    missing, _ = unseen(search, best.density, evidence)
+    report["missing_mass"] = missing if draws is None else max(missing, lacking(search, best.density, draws))
     report["stages"] = account.stages
     report["seconds"] = time.perf_counter() - start
     if draws is None:

@@ -13,7 +13,8 @@ The rules, and why their thresholds are where they are:
 - A mode that independent starts found, and q does not cover, is not in the weights at all. If it holds a thousandth of the
   mass, or an unknown amount, the verdict is *do not trust*, whatever the other numbers say.
 - A population of the target that moved independently of q sees what no draw of q can: where more than a hundredth of it has
-  hardly any density under q, the fit is *usable with weights* at best, and beyond a twentieth *do not trust*.
+  hardly any density under q, or the evidence by bridge sampling between the two is larger by as much than by the draws of q alone, the fit is
+  *usable with weights* at best, and beyond a twentieth *do not trust*.
 - Without a census nobody has looked for other modes, so the fit is not called good.
 """
 
@@ -134,8 +135,9 @@ class Diagnostics:
         stages: name to (evaluations, seconds).
         seconds: wall time.
         mode_census: modes found by independent starts; None if nobody looked.
-        missing_mass: share of a population of the target, moved independently of the approximation, where the target's
-            density is more than twenty times the approximation's; NaN if there was none.
+        missing_mass: share of the mass that a population of the target, moved independently of the approximation, says this
+            lacks; NaN if there was none. The larger of the share of the population where the target's density is more than twenty times the
+            approximation's, and of what the evidence by bridge sampling exceeds that by weights, less three standard errors.
         train_error: relative L2 error of the train from independent draws.
         geometry: why these coordinates, one sentence each.
         candidates: what was tried, one dict of plain values each.
@@ -294,7 +296,7 @@ def _population(d: Diagnostics) -> _Finding | None:
     if not d.missing_mass > LOST_SHARE:
         return None
     level: Level = "do not trust" if d.missing_mass > 5 * LOST_SHARE else "usable with weights"
-    reason = f"{d.missing_mass:.1%} of an independent population lies where the approximation has hardly any density."
+    reason = f"The approximation lacks {d.missing_mass:.1%} of the mass by an independent population."
     return level, reason, "Fit again with a larger budget, or in other coordinates (geometry=)."
 
 

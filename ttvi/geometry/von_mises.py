@@ -11,8 +11,9 @@ __all__ = ["features", "from_uniform", "regress", "to_uniform"]
 
 MOST = 12.0  # concentration up to which it is the distribution itself
 TERMS = 32  # of the Fourier series, enough for that
+NOTHING = 1e-18  # of a ratio
 NEWTON = 60
-EXACT = 1e-14
+CLOSE = 1e-5  # of a step, whose cube is nothing
 RIDGE = 1e-9  # a concentration of a million is as far as a perfect fit goes
 SPEAKS = 8.0  # twice the gain of likelihood that a pair of coefficients must bring: 2 per cent of the useless ones do
 TOGETHER = 0.5  # of the largest gain, from which on others enter in the same round
@@ -69,20 +70,21 @@ def from_uniform(u: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve(u: Tensor, kappa: Tensor, ratios: list[Tensor]) -> Tensor:
-    """Newton's method, and halves of the bracket where it leaves that."""
+    """Halley's method, and halves of the bracket where it leaves that."""
     low, high = torch.full_like(u, -math.pi), torch.full_like(u, math.pi)
     # As if it were normal, where it is concentrated.
     level = (0.5 + u / (2 * math.pi)).clamp(1e-12, 1 - 1e-12)
     narrow = (torch.special.ndtri(level) * kappa.clamp_min(1e-3).rsqrt()).clamp(-math.pi, math.pi)
     angle = torch.where(kappa > 2, narrow, u)
-    close = EXACT if u.dtype == torch.float64 else 1e-6
     for _ in range(NEWTON):
         error = _series(angle, ratios) - u
         low, high = torch.where(error < 0, angle, low), torch.where(error > 0, angle, high)
-        if not bool((error.abs() > close).any()):
+        step = error * torch.exp(-_log_density(angle, kappa))
+        step = angle - step / (1 + 0.5 * step * kappa * torch.sin(angle))
+        step = torch.where((step >= low) & (step <= high), step, 0.5 * (low + high))
+        moved, angle = (step - angle).abs(), step
+        if not bool((moved > CLOSE).any()):
             break
-        step = angle - error * torch.exp(-_log_density(angle, kappa))
-        angle = torch.where((step > low) & (step < high), step, 0.5 * (low + high))
     return angle
 
 
@@ -93,10 +95,15 @@ def _moebius(angle: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratios(kappa: Tensor) -> list[Tensor]:
-    """I_j/I_0 for j = 1 … 32, by the recurrence for I_j/I_{j-1} from the last one back."""
+    """I_j/I_0 for j = 1 … 32, or as many as are any number, by the recurrence for I_j/I_{j-1} from the last one back."""
+    most, terms = 0.5 * float(kappa.detach().max()) if kappa.numel() else 0.0, 1
+    least = most
+    while terms < TERMS and least > NOTHING:
+        terms += 1
+        least *= most / terms  # (κ/2)^j / j! bounds the ratio
     steps: list[Tensor] = []
     last = torch.zeros_like(kappa)
-    for j in range(TERMS, 0, -1):
+    for j in range(terms, 0, -1):
         last = kappa / (2 * j + kappa * last)
         steps.append(last)
     ratios = [steps[-1]]

@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diagnostics import WeightedDraws
+from ..diagnostics import WeightedDraws, bridge_log_evidence, log_evidence
 from ..errors import BudgetExhausted
 from ..geometry.candidates import Candidate
 from ..geometry.exploration import Cloud
 from ..verdict import MODE_GAP, CensusMode
+from .plan import PARTICLES
 from .search import Fitted, Search
 
-__all__ = ["census", "certify", "loses_modes", "unseen", "unseen_by"]
+__all__ = ["census", "certify", "lacking", "loses_modes", "unseen", "unseen_by"]
 
 NETS = 16  # independently scrambled, whose spread is the standard error
 LEAST_NET = 64  # points of a net
+SIGNIFICANT = 3.0  # standard errors
+NONE = 500.0  # nats by which a weight exceeds the mean where a density has nothing
 MOST_POINTS = 32  # of those that a density misses
 
 
@@ -79,6 +82,24 @@ def unseen(search: Search, density: Any, log_evidence: float) -> tuple[float, Te
         gap = cloud.values - slope - density.log_prob(x) - log_evidence
     missed = gap > MODE_GAP
     return float(missed.double().mean()), cloud.points[missed]
+
+
+def lacking(search: Search, density: Any, draws: WeightedDraws) -> float:
+    """The share of the mass that a density lacks, by what its draws and the population each say of the evidence; costs nothing.
+
+    What is less than three standard errors is noise. It may be much though the target nowhere has twenty times the density. NaN without an
+    equilibrated population.
+    """
+    cloud = search.cloud
+    own, error = log_evidence(draws.log_weights, replicates=draws.replicates)
+    if search.chart is None or not math.isfinite(own):
+        return math.nan
+    with torch.no_grad():
+        x, slope = search.coordinates.to_x(cloud.points)
+        at_population = cloud.values - slope - density.log_prob(x)
+    at_population = at_population.nan_to_num(own).clamp_max(own + NONE)
+    value, other = bridge_log_evidence(draws.log_weights, at_population, independent=min(len(at_population), PARTICLES))
+    return -math.expm1(min(0.0, own - value + SIGNIFICANT * math.hypot(error, other)))
 
 
 def unseen_by(search: Search, density: Any, witness: Candidate) -> tuple[float, Tensor]:

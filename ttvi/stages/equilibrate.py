@@ -15,7 +15,7 @@ from ..geometry.equilibration import equilibrate as move
 from ..geometry.equilibration import independent
 from ..geometry.exploration import mean_factor
 from ..verdict import TRUSTED_K
-from .plan import NEAR
+from .plan import NEAR, PARTICLES
 from .search import Search
 
 __all__ = ["equilibrate"]
@@ -31,7 +31,6 @@ DRIFT = 4.5  # standard errors
 FEW = 16  # lines up to which the columns show all the scales that there are
 MOST_LINES = 128
 KEPT = 4096
-PARTICLES = 1024
 PER_SWEEP = 2
 PER_TRAJECTORY = 7
 SHARE = 0.15  # of the budget

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ENOUGH", "MOST_PER_TRAIN", "NEAR", "RANKS", "SPEAKS", "Plan"]
+__all__ = ["ENOUGH", "MOST_PER_TRAIN", "NEAR", "PARTICLES", "RANKS", "SPEAKS", "Plan"]
 
 RANKS = (12, 24, 48, 96)
 ENOUGH = 0.97  # effective share at which nothing more is tried
 NEAR = 0.3  # effective share from which on a train is worth polishing whatever the others do
 SPEAKS = 0.05  # effective share from which on the draws of a product say something of what a train lacks
 CHECKS = 4096
+PARTICLES = 1024  # of the population that is brought to where the mass is
 MOST_PER_TRAIN = 5_000_000
 
 
