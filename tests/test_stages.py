@@ -10,15 +10,17 @@ import torch
 
 from ttvi.diagnostics import WeightedDraws
 from ttvi.errors import BudgetExhausted
+from ttvi.flow import Flow
 from ttvi.geometry.assessment import Assessment, assess
-from ttvi.geometry.candidates import Candidate, whitened
-from ttvi.geometry.coordinates import Coordinates
+from ttvi.geometry.candidates import NARROWEST, Candidate, in_chart, whitened
+from ttvi.geometry.chart import Chart
+from ttvi.geometry.coordinates import Coordinates, Pullback
 from ttvi.geometry.density import ChartDensity
 from ttvi.geometry.product import product_density
 from ttvi.stages import certificate, company, polish, regions, tighten, training
 from ttvi.stages.search import Fitted, Tried
-from ttvi.supports import Support
-from ttvi.tt import TTDensity
+from ttvi.supports import Support, circular
+from ttvi.tt import Fourier, TTDensity
 
 DIM = 3
 
@@ -431,3 +433,47 @@ def test_a_population_tells_of_an_end_that_is_cut_off(end, low, high):
     assert low <= certificate.lacking(search, density, weighted) <= high
     search.chart = None
     assert math.isnan(certificate.lacking(search, density, weighted))
+
+
+# -- angles that follow each other -------------------------------------------------------------------------------------------
+
+
+def followed(single):
+    """A candidate of four angles of which the last follows two others, or one."""
+    theta = 6.28 * torch.rand(2000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    theta[:, 3] = torch.angle(torch.exp(1j * theta[:, 0]) + torch.exp(1j * theta[:, 1])) % 6.28
+    coordinates = Coordinates(Support.parse([circular(0.0, 2 * math.pi)] * 4))
+    chart, _ = Chart.triangular(coordinates, theta, torch.arange(4), label="triangular", single=single)
+    density = product_density(chart, chart.from_t(theta)[0])
+    target = Pullback(coordinates, lambda x: torch.cos(x).sum(-1))
+    seen = assess(density, in_chart(target, chart), 1000, torch.Generator().manual_seed(1))
+    return Candidate(chart, density, seen, "product", theta)
+
+
+@pytest.mark.parametrize(
+    ("single", "places"), [(True, ["before the mixing", "after the mixing"]), (False, ["after the mixing"])]
+)
+def test_where_angles_jump_a_flow_acts_on_the_angles_themselves(single, places):
+    candidate = followed(single)
+    assert candidate.chart.smooth == single
+    search = SimpleNamespace(
+        coordinates=candidate.chart.coordinates, cloud=SimpleNamespace(points=candidate.points, beta=1)
+    )
+    starts = polish._places(search, candidate)
+    assert [start.place for start in starts] == places
+    flow = Flow(starts[-1].base, [])
+    x = starts[-1].chart.to_t(flow.sample((50,), generator=torch.Generator().manual_seed(2)))[0]
+    assert bool(((x >= 0) & (x < 2 * math.pi)).all())
+    assert all(isinstance(basis, Fourier) for basis in starts[-1].base.bases)
+    torch.testing.assert_close(
+        flow.log_prob(x), ChartDensity(candidate.with_narrow_tails(NARROWEST), candidate.chart).log_prob(x)
+    )
+
+
+def test_no_train_follows_a_jump():
+    candidate = followed(False)
+    search = SimpleNamespace(account=SimpleNamespace(remaining=10**9), plan=SimpleNamespace(checks=100), target=None)
+    assert (
+        training.train_in(search, candidate.chart, candidate.points, tol=0.1, max_rank=4, budget=10**6, log_density=len)
+        is None
+    )

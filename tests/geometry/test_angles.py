@@ -10,7 +10,7 @@ import torch
 
 from ttvi.geometry.angles import Angles
 from ttvi.geometry.assessment import assess
-from ttvi.geometry.candidates import differences, in_chart
+from ttvi.geometry.candidates import charts, differences, in_chart
 from ttvi.geometry.chart import Chart
 from ttvi.geometry.coordinates import Coordinates, Pullback
 from ttvi.geometry.density import ChartDensity
@@ -161,14 +161,14 @@ def test_a_ring_cut_open_needs_little_rank():
 
 @pytest.fixture(scope="module")
 def mixed() -> ChartDensity:
-    """Two lines, one bent by the other, and three angles: the second follows the first, the third both."""
+    """Two lines, one bent by the other, and four angles: the second follows the first, the third both, the last none."""
     a = TURN * uniform(4000)
     b = drawn(3 * torch.exp(-1j * a), at=1).angle() % TURN
     c = drawn(2 * torch.exp(1j * a) + 1j * torch.exp(1j * b), at=2).angle()
     x = torch.randn(4000, 2, generator=seed(3), dtype=torch.float64)
-    points = torch.stack([x[:, 0], a, x[:, 1] + x[:, 0] ** 2, b, c / TURN], 1)
-    support = Support.parse([real, circular(0.0, TURN), real, circular(0.0, TURN), circular(-0.5, 0.5)])
-    chart, _ = Chart.triangular(Coordinates(support), points, torch.arange(5), label="triangular")
+    points = torch.stack([x[:, 0], a, x[:, 1] + x[:, 0] ** 2, b, c / TURN, uniform(4000, at=4)], 1)
+    support = Support.parse([real, circular(0.0, TURN), real, circular(0.0, TURN), circular(-0.5, 0.5), circular(0, 1)])
+    chart, _ = Chart.triangular(Coordinates(support), points, torch.arange(6), label="triangular")
     assert isinstance(chart.mixing, Angles)
     return ChartDensity(product_density(chart, chart.from_t(points)[0]), chart)
 
@@ -183,7 +183,7 @@ def integral(log_prob, x: torch.Tensor, at: int, lower: float, upper: float) -> 
 def test_angles_leave_exact_marginals(mixed):
     marginal = mixed.marginal([0, 1, 2, 3])
     x = marginal.sample((20,), generator=seed(1))
-    expected = integral(mixed.log_prob, x, 4, -0.5, 0.5)
+    expected = integral(mixed.marginal([0, 1, 2, 3, 4]).log_prob, x, 4, -0.5, 0.5)
     torch.testing.assert_close(marginal.log_prob(x).exp(), expected, rtol=1e-3, atol=1e-12)
     alone = mixed.marginal([0, 2])
     assert not isinstance(alone.chart.mixing, Angles)
@@ -205,6 +205,14 @@ def test_angles_leave_exact_conditionals(mixed):
     torch.testing.assert_close(conditional.log_prob(x), expected, rtol=1e-7, atol=1e-7)
     with pytest.raises(ValueError, match="condition"):
         mixed.condition({4: 0.1})
+
+
+def test_few_angles_stay_as_they_are():
+    coordinates = Coordinates(Support.parse([circular(0.0, TURN)] * 3))
+    points = TURN * uniform(500, 3)
+    assert [chart.label for chart in charts(coordinates, points, "auto")] == ["axis"]
+    chart, _ = Chart.triangular(coordinates, points, torch.arange(3), label="triangular")
+    assert torch.equal(chart.forward(points)[0], points)
 
 
 def test_angles_are_saved(mixed):

@@ -12,7 +12,9 @@ from torch import Tensor
 from .mixing import Mixing, Triangular
 from .von_mises import features, from_uniform, regress, to_uniform
 
-__all__ = ["Angles"]
+__all__ = ["SEVERAL", "Angles"]
+
+SEVERAL = 4  # angles from which on they follow each other; fewer are little to a train as they are
 
 TINY = 1e-12  # of a pull: none at all has no direction
 

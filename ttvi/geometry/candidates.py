@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .angles import SEVERAL
 from .assessment import Assessment, assess
 from .axes import axes
 from .chart import Chart
@@ -104,10 +105,11 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Ch
         known: a triangular chart that there is already.
     """
     found = []
-    lines, circles = int(coordinates.line.sum()), int(coordinates.circle.sum())
-    if geometry in ("auto", "axis", "atlas") or max(lines, circles) < 2:
+    lines = int(coordinates.line.sum())
+    follow = lines >= 2 or int(coordinates.circle.sum()) >= SEVERAL
+    if geometry in ("auto", "axis", "atlas") or not follow:
         found.append(Chart.axis(coordinates, points))
-    if geometry in ("auto", "triangular") and max(lines, circles) >= 2:
+    if geometry in ("auto", "triangular") and follow:
         found.append(known or triangular(coordinates, points))
         if not found[-1].smooth:
             found.append(differences(coordinates, points, found[-1].order))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..supports import Circle, Support
 from ..tt.basis import Basis, Categorical, Fourier, Legendre
-from .angles import Angles
+from .angles import SEVERAL, Angles
 from .conditional import ConditionallyAffine
 from .coordinates import Coordinates
 from .interval import from_line
@@ -175,7 +175,7 @@ class Chart:
         mixing = replace(mixing, intercept=mixing.intercept + moved, log_intercept=mixing.log_intercept + scale.log())
         stretch = Stretch(tau, torch.zeros_like(line), ~line)
         circles = order[coordinates.circle[order]]
-        if len(circles) < 2:
+        if len(circles) < SEVERAL:
             return cls(coordinates, mixing, stretch, order, label), score
         turned, gained = Angles.fit(mixing, points, circles, *coordinates.bounds[:, circles], single=single)
         return cls(coordinates, turned, stretch, order, label), score + gained

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
+from ..geometry.angles import SEVERAL
 from ..geometry.assessment import Assessment
 from ..geometry.candidates import look, triangular
 from ..geometry.chart import Chart
@@ -43,10 +44,15 @@ def equilibrate(search: Search) -> None:
     Sets the points of the cloud to the population after each of the last sweeps, and the chart.
     """
     kinds = search.coordinates.line, search.coordinates.circle
-    numbers = [int(kind.sum()) for kind in kinds]
-    lines, most = sum(numbers), max(numbers)
+    lines, circles = (int(kind.sum()) for kind in kinds)
+    circles = circles if circles >= SEVERAL else 0
     rounds = _rounds(search)
-    if most < 2 or lines > MOST_LINES or not rounds or len(search.cloud.points) < 4 * lines:
+    if (
+        (lines < 2 and not circles)
+        or lines + circles > MOST_LINES
+        or not rounds
+        or len(search.cloud.points) < 4 * (lines + circles)
+    ):
         return
     points = population = ahead = search.cloud.points[:PARTICLES]
     chart = triangular(search.coordinates, points)
