@@ -286,5 +286,8 @@ def test_bridge_sampling_sees_what_no_draw_sees():
     value, error = bridge_log_evidence(own, at_population, independent=1000)
     assert value == pytest.approx(0.0, abs=0.01)
     assert error == pytest.approx(math.sqrt(0.04 / 0.96 / 1000), rel=0.1)
+    nothing, unknown = bridge_log_evidence(torch.full((10,), -math.inf), at_population)
+    assert nothing == -math.inf
+    assert math.isnan(unknown)
     with pytest.raises(ValueError, match="bridge_log_evidence"):
         bridge_log_evidence(own, at_population[:0])

@@ -189,7 +189,7 @@ def bridge_log_evidence(
         independent: how many independent points these are worth; all of them if None.
 
     Returns:
-        ``(value, standard_error)`` in nats.
+        ``(value, standard_error)`` in nats; ``(-inf, nan)`` when every weight is zero.
 
     Raises:
         ValueError: for an empty tensor, one that is not one-dimensional, or one that holds +inf.
@@ -208,6 +208,8 @@ def bridge_log_evidence(
     """
     own, other = _checked(log_weights, "bridge_log_evidence"), _checked(at_population, "bridge_log_evidence")
     value, _ = log_evidence(own)
+    if not math.isfinite(value):
+        return value, math.nan
     for _ in range(_BRIDGE_STEPS):
         # log of w / (w/Z + 1) under q and of 1 / (w/Z + 1) under p
         above = own - torch.nn.functional.softplus(own - value)

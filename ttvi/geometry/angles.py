@@ -12,9 +12,7 @@ from torch import Tensor
 from .mixing import Mixing, Triangular
 from .von_mises import features, from_uniform, regress, to_uniform
 
-__all__ = ["SEVERAL", "Angles"]
-
-SEVERAL = 4  # angles from which on they follow each other; fewer are little to a train as they are
+__all__ = ["Angles"]
 
 TINY = 1e-12  # of a pull: none at all has no direction
 

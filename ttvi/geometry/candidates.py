@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .angles import SEVERAL
 from .assessment import Assessment, assess
 from .axes import axes
 from .chart import Chart
@@ -106,7 +105,7 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Ch
     """
     found = []
     lines = int(coordinates.line.sum())
-    follow = lines >= 2 or int(coordinates.circle.sum()) >= SEVERAL
+    follow = bool(coordinates.following.any())
     if geometry in ("auto", "axis", "atlas") or not follow:
         found.append(Chart.axis(coordinates, points))
     if geometry in ("auto", "triangular") and follow:

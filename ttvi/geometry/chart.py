@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..supports import Circle, Support
 from ..tt.basis import Basis, Categorical, Fourier, Legendre
-from .angles import SEVERAL, Angles
+from .angles import Angles
 from .conditional import ConditionallyAffine
 from .coordinates import Coordinates
 from .interval import from_line
@@ -174,8 +174,8 @@ class Chart:
         moved = torch.where(constant, shift * mixing.log_intercept.exp(), 0.0)
         mixing = replace(mixing, intercept=mixing.intercept + moved, log_intercept=mixing.log_intercept + scale.log())
         stretch = Stretch(tau, torch.zeros_like(line), ~line)
-        circles = order[coordinates.circle[order]]
-        if len(circles) < SEVERAL:
+        circles = order[(coordinates.circle & coordinates.following)[order]]
+        if not len(circles):
             return cls(coordinates, mixing, stretch, order, label), score
         turned, gained = Angles.fit(mixing, points, circles, *coordinates.bounds[:, circles], single=single)
         return cls(coordinates, turned, stretch, order, label), score + gained

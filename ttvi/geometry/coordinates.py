@@ -15,6 +15,8 @@ from .interval import from_line, to_line
 
 __all__ = ["Coordinates", "Pullback"]
 
+LINES, ANGLES = 2, 4  # from which on they follow each other
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -60,6 +62,16 @@ class Coordinates:
     def circle(self) -> Tensor:
         """Which coordinates are angles, shape (m,)."""
         return torch.tensor([isinstance(kind, Circle) for kind in self.support.kinds])
+
+    @cached_property
+    def following(self) -> Tensor:
+        """Which coordinates may follow each other in a triangular chart: lines, and several angles, shape (m,).
+
+        A line alone has none to follow, and few angles are little to a train as they are.
+        """
+        several = ((self.line, LINES), (self.circle, ANGLES))
+        kinds = [kind for kind, least in several if int(kind.sum()) >= least]
+        return sum(kinds, torch.zeros(self.dim, dtype=torch.bool))
 
     @cached_property
     def sizes(self) -> Tensor:

@@ -19,7 +19,7 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
     """The map of the columns ``kept`` to their coordinates, or None where it needs a column that is neither kept nor known.
 
     Args:
-        mixing: axis-aligned, triangular, conditionally affine, or of angles over these; an affine one has no such part.
+        mixing: axis-aligned, triangular, conditionally affine, or of angles; an affine one has no such part.
         kept: numbers of working columns, ascending, shape (m',).
         t: coordinates, shape (m,), whose other columns are known; None where nothing is.
 

@@ -24,8 +24,7 @@ def to_uniform(angle: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
     r"""What is uniform if an angle around zero is von Mises: :math:`u = \theta + 2 \sum_j r_j \sin(j\theta)/j`, :math:`r_j = I_j(\kappa)/I_0(\kappa)`.
 
     Beyond a concentration of 12 a Möbius map of the circle, :math:`\tan(\theta/2) \mapsto a \tan(\theta/2)` with
-    :math:`a = \sqrt{\kappa/12}`, makes it 12 first: the middle is as before, the tails are somewhat heavier, and no
-    concentration is too large.
+    :math:`a = \sqrt{\kappa/12}`, makes it about 12 first: no concentration is too large, and tails are somewhat heavier.
 
     Args:
         angle: in [-π, π], any shape.

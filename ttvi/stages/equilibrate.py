@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted
-from ..geometry.angles import SEVERAL
 from ..geometry.assessment import Assessment
 from ..geometry.candidates import look, triangular
 from ..geometry.chart import Chart
@@ -30,7 +29,7 @@ POOR = 0.08  # one that says many peaks or strong ties, if it never was higher
 LAG = 3  # rounds between which a drift is looked for
 DRIFT = 4.5  # standard errors
 FEW = 16  # lines up to which the columns show all the scales that there are
-MOST_LINES = 128
+MOST_COLUMNS = 128
 KEPT = 4096
 PER_SWEEP = 2
 PER_TRAJECTORY = 7
@@ -43,21 +42,14 @@ def equilibrate(search: Search) -> None:
     A second population at a higher temperature goes ahead, so that the chart is fitted where the first is yet to come.
     Sets the points of the cloud to the population after each of the last sweeps, and the chart.
     """
-    kinds = search.coordinates.line, search.coordinates.circle
-    lines, circles = (int(kind.sum()) for kind in kinds)
-    circles = circles if circles >= SEVERAL else 0
+    columns = int(search.coordinates.following.sum())
     rounds = _rounds(search)
-    if (
-        (lines < 2 and not circles)
-        or lines + circles > MOST_LINES
-        or not rounds
-        or len(search.cloud.points) < 4 * (lines + circles)
-    ):
+    if not 0 < columns <= MOST_COLUMNS or not rounds or len(search.cloud.points) < 4 * columns:
         return
     points = population = ahead = search.cloud.points[:PARTICLES]
     chart = triangular(search.coordinates, points)
     cloud = search.cloud
-    factor = mean_factor(search.coordinates, cloud.mode_values, cloud.precisions) if lines > FEW else None
+    factor = mean_factor(search.coordinates, cloud.mode_values, cloud.precisions) if columns > FEW else None
     looked: list[Assessment] = []
     before, values = [points], search.cloud.values
     with search.account.stage("exploration"):

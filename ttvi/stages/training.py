@@ -358,7 +358,7 @@ def _affordable_charts(search: Search, best: Candidate) -> list[Candidate]:
     if search.coordinates.dim <= FEW_COORDINATES or (best.kind == "train" and best.assessment.ess > NEAR):
         return [best]
     cloud = search.cloud
-    if cloud.precisions is None or bool(search.coordinates.circle.any()):
+    if cloud.precisions is None or bool((search.coordinates.circle & search.coordinates.following).any()):
         if best.kind == "train":
             return [best]
         trains = sorted((c for c in search.seen if c.kind == "train"), key=merit)[-1:]
