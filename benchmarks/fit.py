@@ -45,6 +45,7 @@ GROUPS = {
         "coal-mining",
         "von-mises-mixture",
         "half-cauchy-simplex",
+        "positive-chain-16",
     ],
     "tensorizing-flows": [
         "free-ends-chain-50",

@@ -52,6 +52,7 @@ FOR_FIT = [
     "ionosphere",
     "lotka-volterra-natural",
     "phi4-3-lambda-6.975",
+    "positive-chain-4",
     "rotated-mixture-10",
     "von-mises-mixture",
     "xy-lattice-3",
@@ -84,6 +85,8 @@ def points_inside(problem: problems.Problem, count: int, generator: torch.Genera
         return problem.moments.mean.to(z.device) * (0.3 * z).exp()
     if problem.name.startswith("eight-schools"):
         z[:, 1] = z[:, 1].exp()
+    if problem.name.startswith("positive-chain"):
+        return 0.5 + z.abs()
     return z
 
 
@@ -218,6 +221,15 @@ def test_free_ends_evidence():
     matrix = -(bond + (1 - 4 * x**2) ** 2 / 0.16) / 8
     value = chain_log_integral(0 * x, matrix, 0 * x, w, 50)
     assert problems.get("free-ends-chain-50").log_evidence == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("dim", [16, 64])
+def test_positive_chain_evidence(dim):
+    x, w = nodes(0, 10)
+    first, step = scipy.stats.norm(0.5, 1).logpdf(x), math.sqrt(1 - 0.95**2)
+    bond = scipy.stats.norm.logpdf(x, 0.5 + 0.95 * (x[:, None] - 0.5), step)
+    value = chain_log_integral(first, bond, 0 * x, w, dim)
+    assert problems.get(f"positive-chain-{dim}").log_evidence == pytest.approx(value, abs=1e-8)
 
 
 def ising_log_integral(sites: int) -> float:

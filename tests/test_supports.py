@@ -13,11 +13,13 @@ from ttvi.supports import Circle, Finite, Interval, Line, Support, categorical, 
 
 PI = math.pi
 
+HALF = Line(logarithmic=True)
+
 # name: support, dim, kinds of y
 CASES = {
     "all real": (None, 3, (Line(),) * 3),
-    "one for all": (positive, 2, (Line(),) * 2),
-    "half-lines": ([C.greater_than(2.0), C.less_than(-1.0), C.nonnegative], None, (Line(),) * 3),
+    "one for all": (positive, 2, (HALF,) * 2),
+    "half-lines": ([C.greater_than(2.0), C.less_than(-1.0), C.nonnegative], None, (HALF,) * 3),
     "intervals": ([interval(-1, 4), C.unit_interval, C.half_open_interval(0, 2)], None,
                   (Interval(-1, 4), Interval(0, 1), Interval(0, 2))),
     "bounds per entry": ({"u": (interval(torch.zeros(2), torch.tensor([1.0, 3.0])), 2)}, None, (Interval(0, 1), Interval(0, 3))),
@@ -28,7 +30,7 @@ CASES = {
     "simplex": ([(C.simplex, 4)], None, (Line(),) * 3),
     "correlations": ([(C.corr_cholesky, 3)], None, (Line(),) * 3),
     "mixed": ({"tau": positive, "theta": (real, 2), "w": (C.simplex, 3), "a": circular(), "k": categorical(4), "b": interval(0, 2)},
-              None, (Line(),) * 5 + (Circle(-PI, PI), Finite((0.0, 1.0, 2.0, 3.0)), Interval(0, 2))),
+              None, (HALF,) + (Line(),) * 4 + (Circle(-PI, PI), Finite((0.0, 1.0, 2.0, 3.0)), Interval(0, 2))),
 }  # fmt: skip
 
 

@@ -590,7 +590,8 @@ def test_supports_follow_from_the_prior():
     kinds = dict(zip(target.support.y_names, target.support.kinds))
     assert target.dim == 17
     assert target.names[:5] == ("mu", "tau", "theta[0]", "theta[1]", "theta[2]")
-    assert all(kinds[name] == Line() for name in ("mu", "tau", "theta[2]", "w:0", "w:1", "v[1]", "rate"))
+    assert all(kinds[name] == Line() for name in ("mu", "theta[2]", "w:0", "w:1", "v[1]"))
+    assert all(kinds[name] == Line(logarithmic=True) for name in ("tau", "rate"))
     assert kinds["u"] == Interval(-1.0, 3.0)
     assert kinds["share"] == Interval(0.0, 1.0)
     assert kinds["angle"] == Circle(-math.pi, math.pi)

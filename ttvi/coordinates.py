@@ -19,7 +19,13 @@ __all__ = ["Circle", "Finite", "Interval", "Joint", "Kind", "Line", "Piece", "Sc
 
 @dataclass(frozen=True)
 class Line:
-    """A working coordinate on the real line."""
+    """A working coordinate on the real line.
+
+    Attributes:
+        logarithmic: whether it is the logarithm of a distance to a bound.
+    """
+
+    logarithmic: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def make_piece(constraint: Constraint, size: int | None, name: str, caller: str)
         if not all(math.isfinite(a) for a in ends):
             raise ValueError(f"{caller}: expected a finite bound for `{name}`; got {constraint}. Use ttvi.real.")
         rows = [(code, a, sign, a if sign > 0 else -inf, inf if sign > 0 else a) for a in ends]
-        return Scalars(rows), [Line()] * count
+        return Scalars(rows), [Line(logarithmic=True)] * count
     if type(constraint) in _INTERVALS or isinstance(constraint, circular):
         lower, upper = (_each(end, count, name, caller) for end in bounds(constraint))
         for a, b in zip(lower, upper):

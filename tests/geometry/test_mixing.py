@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ttvi.geometry.angles import Angles
+from ttvi.geometry.bounded import Bounded
 from ttvi.geometry.chart import Chart
 from ttvi.geometry.conditional import ConditionallyAffine
 from ttvi.geometry.coordinates import Coordinates
@@ -76,7 +77,19 @@ def angles():
     )
 
 
-TABLE = {"scaled": scaled, "affine": affine, "triangular": triangular, "conditional": conditional, "angles": angles}
+def bounded():
+    """The triangular one of a line, a half-line and two intervals: means that lie inside, outside, and near both ends."""
+    return Bounded(triangular(), torch.tensor([1, 2, 0, 2]))
+
+
+TABLE = {
+    "scaled": scaled,
+    "affine": affine,
+    "triangular": triangular,
+    "conditional": conditional,
+    "angles": angles,
+    "bounded": bounded,
+}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..supports import Circle, Support
 from ..tt.basis import Basis, Categorical, Fourier, Legendre
 from .angles import Angles
+from .bounded import Bounded, between_walls
 from .conditional import ConditionallyAffine
 from .coordinates import Coordinates
 from .interval import from_line
@@ -164,21 +165,20 @@ class Chart:
             label: in words.
             single: every angle follows no more than one other.
         """
-        mixing, score = Triangular.fit(points, coordinates.line, order)
-        s = mixing.inverse(points)[0]
-        shift, scale, tau = tail_exponent(s)
+        plain, score = Triangular.fit(points, coordinates.line, order)
+        circles = order[(coordinates.circle & coordinates.following)[order]]
+        fitted: Triangular | Bounded = plain
+        if not len(circles):
+            fitted, score = between_walls(plain, score, points, coordinates, order)
+        shift, scale, tau = tail_exponent(fitted.inverse(points)[0])
         line = coordinates.line[order]
         shift, scale, tau = torch.where(line, shift, 0.0), torch.where(line, scale, 1.0), torch.where(line, tau, 0.0)
-        # A shift of s is one of the intercepts only where the scale is constant; there it is worth taking.
-        constant = (mixing.log_slope == 0).all(1)
-        moved = torch.where(constant, shift * mixing.log_intercept.exp(), 0.0)
-        mixing = replace(mixing, intercept=mixing.intercept + moved, log_intercept=mixing.log_intercept + scale.log())
+        mixing: Mixing = fitted.standardised(shift, scale)
+        if isinstance(mixing, Triangular) and len(circles):
+            mixing, gained = Angles.fit(mixing, points, circles, *coordinates.bounds[:, circles], single=single)
+            score += gained
         stretch = Stretch(tau, torch.zeros_like(line), ~line)
-        circles = order[(coordinates.circle & coordinates.following)[order]]
-        if not len(circles):
-            return cls(coordinates, mixing, stretch, order, label), score
-        turned, gained = Angles.fit(mixing, points, circles, *coordinates.bounds[:, circles], single=single)
-        return cls(coordinates, turned, stretch, order, label), score + gained
+        return cls(coordinates, mixing, stretch, order, label), score
 
     @classmethod
     def conditional(cls, coordinates: Coordinates, mixing: ConditionallyAffine, points: Tensor, *, label: str) -> Chart:

@@ -59,6 +59,12 @@ class Coordinates:
         return torch.tensor([isinstance(kind, Interval | Line) for kind in self.support.kinds])
 
     @cached_property
+    def ends(self) -> Tensor:
+        """What :class:`.bounded.Bounded` calls every coordinate: 0 for a line, 1 for the logarithm of a half-line, 2 for an interval."""
+        half = [isinstance(kind, Line) and kind.logarithmic for kind in self.support.kinds]
+        return torch.where(self.interval, 2, torch.tensor(half).long())
+
+    @cached_property
     def circle(self) -> Tensor:
         """Which coordinates are angles, shape (m,)."""
         return torch.tensor([isinstance(kind, Circle) for kind in self.support.kinds])
@@ -108,22 +114,23 @@ class Coordinates:
         return torch.minimum(torch.maximum(y, torch.nextafter(lower, upper)), torch.nextafter(upper, lower))
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Which points, shape (...), have rounded to the upper end of an interval: all that lies beyond has the same number.
+        """Which points, shape (...), have rounded to an end of an interval: all that lies beyond has the same number.
 
         Args:
             x: points of the support, shape (..., D).
 
         >>> from ttvi.supports import Support, interval
-        >>> coordinates = Coordinates(Support.parse([interval(0.0, 4.0)]))
+        >>> coordinates = Coordinates(Support.parse([interval(2.0, 4.0)]))
         >>> coordinates.rounded(coordinates.to_x(torch.tensor([[-3.0], [0.5], [1.2], [1.4]]).double())[0]).tolist()
-        [False, False, False, True]
+        [True, False, False, True]
         """
         if not self._bounded:
             return torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device)
         y = self.support.to_y(x)
         lower, length = self.bounds.to(y)
         upper = lower + length
-        return (self.interval.to(y.device) & (y >= torch.nextafter(upper, lower))).any(-1)
+        ended = (y >= torch.nextafter(upper, lower)) | (y <= torch.nextafter(lower, upper))
+        return (self.interval.to(y.device) & ended).any(-1)
 
     def to_t(self, x: Tensor) -> Tensor:
         """The inverse map.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -165,7 +165,7 @@ class Triangular(Mixing):
         columns: list[Tensor] = []
         total = s.new_zeros(s.shape[:-1])
         for i in range(len(self.order)):
-            mean, log_scale = self._row(i, columns, s)
+            mean, log_scale = self.row(i, columns, s)
             columns.append(mean + log_scale.exp() * s[..., i])
             total = total + log_scale
         t = torch.empty_like(s)
@@ -174,19 +174,42 @@ class Triangular(Mixing):
 
     def inverse(self, t: Tensor) -> tuple[Tensor, Tensor]:
         z = (t[..., self.order] - self.loc.to(t)) / self.scale.to(t)
-        mean = self.intercept.to(t) + z @ self.slope.to(t).T
+        mean, log_scale = self.rows(z)
+        return (z - mean) * torch.exp(-log_scale), -log_scale.sum(-1) - self.scale.log().sum().to(t)
+
+    def rows(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log scales of all coordinates at once.
+
+        Args:
+            z: standardised, in order, shape (..., m).
+
+        Returns:
+            Both of that shape.
+        """
+        mean = self.intercept.to(z) + z @ self.slope.to(z).T
         if len(self.weights):
             near = tame(z)
-            pairs = self.pairs.to(t.device)
-            terms = expand(near, pairs[:, 1]) * expand(near, pairs[:, 2]) * self.weights.to(t)
+            pairs = self.pairs.to(z.device)
+            terms = expand(near, pairs[:, 1]) * expand(near, pairs[:, 2]) * self.weights.to(z)
             mean = mean.index_add(-1, pairs[:, 0], terms)
-        log_scale = self.log_intercept.to(t) + tame(z) @ self.log_slope.to(t).T
+        log_scale = self.log_intercept.to(z) + tame(z) @ self.log_slope.to(z).T
         if len(self.hinge_weights):
-            hinges = self.hinges.to(t.device)
-            knots = torch.tensor(KNOTS, dtype=t.dtype, device=t.device)[hinges[:, 2]]
-            bends = hinge(tame(z)[..., hinges[:, 1]] - knots) * self.hinge_weights.to(t)
+            hinges = self.hinges.to(z.device)
+            knots = torch.tensor(KNOTS, dtype=z.dtype, device=z.device)[hinges[:, 2]]
+            bends = hinge(tame(z)[..., hinges[:, 1]] - knots) * self.hinge_weights.to(z)
             log_scale = log_scale.index_add(-1, hinges[:, 0], bends)
-        return (z - mean) * torch.exp(-log_scale), -log_scale.sum(-1) - self.scale.log().sum().to(t)
+        return mean, log_scale
+
+    def standardised(self, shift: Tensor, scale: Tensor) -> Triangular:
+        """The same map from columns ``s`` that are shifted and scaled to the new ones.
+
+        Args:
+            shift: shape (m,); it is one of the intercepts only where the scale is constant, and there alone it is taken.
+            scale: shape (m,), positive.
+        """
+        constant = (self.log_slope == 0).all(1)
+        moved = torch.where(constant, shift * self.log_intercept.exp(), 0.0)
+        return replace(self, intercept=self.intercept + moved, log_intercept=self.log_intercept + scale.log())
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -207,8 +230,14 @@ class Triangular(Mixing):
             for i in range(len(self.order))
         ]
 
-    def _row(self, i: int, columns: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log scale of coordinate i given the earlier ones."""
+    def row(self, i: int, columns: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log scale of the i-th coordinate given the earlier ones.
+
+        Args:
+            i: its number in order.
+            columns: the earlier ones, standardised, shapes (...).
+            like: of the shape (..., m) and kind of the result.
+        """
         in_mean, in_scale, products, bends = self._terms[i]
         mean, log_scale = self.intercept[i].to(like), self.log_intercept[i].to(like)
         if in_mean:

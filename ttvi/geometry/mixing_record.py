@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .angles import Angles
+from .bounded import Bounded
 from .conditional import ConditionallyAffine
 from .mixing import Affine, Mixing, Scaled, Triangular
 
@@ -16,6 +17,7 @@ _KINDS: dict[str, type[Mixing]] = {
     "Triangular": Triangular,
     "ConditionallyAffine": ConditionallyAffine,
 }
+_AROUND: dict[str, type[Angles] | type[Bounded]] = {"Angles": Angles, "Bounded": Bounded}  # a triangular one
 
 
 def mixing_from_record(kind: str, tensors: dict[str, Any]) -> Mixing:
@@ -26,9 +28,9 @@ def mixing_from_record(kind: str, tensors: dict[str, Any]) -> Mixing:
     >>> mixing_from_record("Affine", made.tensors()).matrix
     tensor([[1.]])
     """
-    if kind != Angles.__name__:
+    if kind not in _AROUND:
         return _KINDS[kind](**tensors)
     prefix = "inner."
     inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     own = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-    return Angles(Triangular(**inner), **own)
+    return _AROUND[kind](Triangular(**inner), **own)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .bounded import Bounded
 from .conditional import ConditionallyAffine
 from .coordinates import Pullback
 from .mixing import Mixing, Triangular
@@ -64,6 +65,8 @@ class NestedLaplace:
 
 def leading_columns(mixing: Mixing) -> list[int]:
     """Coordinates that the scales of several others depend on, in a triangular map fitted to a population; the strongest first."""
+    if isinstance(mixing, Bounded):
+        mixing = mixing.inner
     if not isinstance(mixing, Triangular):
         return []
     slopes = mixing.log_slope.abs()

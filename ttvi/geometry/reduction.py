@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .angles import Angles
+from .bounded import Bounded
 from .conditional import ConditionallyAffine
 from .mixing import Affine, Mixing, Scaled, Triangular, tame
 from .regression import KNOTS, expand, hinge
@@ -19,7 +20,7 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
     """The map of the columns ``kept`` to their coordinates, or None where it needs a column that is neither kept nor known.
 
     Args:
-        mixing: axis-aligned, triangular, conditionally affine, or of angles; an affine one has no such part.
+        mixing: axis-aligned, triangular (between walls or not), conditionally affine, or of angles; an affine one has no such part.
         kept: numbers of working columns, ascending, shape (m',).
         t: coordinates, shape (m,), whose other columns are known; None where nothing is.
 
@@ -37,6 +38,11 @@ def reduced(mixing: Mixing, kept: Tensor, t: Tensor | None = None) -> Mixing | N
         return Scaled(mixing.loc[coordinate.sort().values], mixing.scale[kept], coordinate.argsort().argsort())
     if isinstance(mixing, Angles):
         return _angles(mixing, kept, t)
+    if isinstance(mixing, Bounded):
+        if not _closed(mixing.inner, kept, known=t is not None):
+            return None
+        inner = _triangular(mixing.inner, kept, None if t is None else mixing.places(t))
+        return Bounded(inner, mixing.ends[mixing.order[kept].sort().values])
     if isinstance(mixing, ConditionallyAffine):
         return _marginal(mixing, kept) if t is None else _conditional(mixing, kept, t)
     if not isinstance(mixing, Triangular) or not _closed(mixing, kept, known=t is not None):

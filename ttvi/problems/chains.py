@@ -18,6 +18,7 @@ __all__ = [
     "free_ends_chain",
     "ginzburg_landau",
     "ising_fields",
+    "positive_chain",
     "spin_glass_chain",
     "xy_ring",
 ]
@@ -34,6 +35,7 @@ _GINZBURG_LANDAU_EVIDENCE = {
     512: -1377.1556976075,
     1024: -3441.2109438470,
 }
+_POSITIVE_CHAIN_EVIDENCE = {16: -0.9429065508, 32: -1.4079356466, 64: -2.3019566590}
 _DOUBLE_WELL_EVIDENCE = {
     8: -5.4810693470,
     64: -48.8880168413,
@@ -220,6 +222,34 @@ def ising_fields(sites: int = 64) -> Problem:
         names=tuple(f"{letter}{i}" for i in range(1, sites + 1) for letter in "sh"),
         reference=f"Ising chain with continuous fields; {_TRANSFER}",
         make_support=lambda: [categorical(2), constraints.real] * sites,
+    )
+
+
+def positive_chain(dim: int = 16) -> Problem:
+    """A stationary Gaussian chain where all of it is positive: x_1 ~ N(m, 1), x_{i+1} ~ N(m + ρ (x_i − m), 1 − ρ²), x > 0.
+
+    ρ = 0.95, m = 0.5, normalised without the restriction: the evidence is the probability of the orthant, half a deviation of every coordinate from its mean.
+    """
+    mean, correlation = 0.5, 0.95
+    variance = 1 - correlation**2
+
+    def log_density(x: torch.Tensor) -> torch.Tensor:
+        y = x - mean
+        steps = y[:, 1:] - correlation * y[:, :-1]
+        constant = -0.5 * dim * math.log(2 * math.pi) - 0.5 * (dim - 1) * math.log(variance)
+        return constant - 0.5 * y[:, 0].square() - 0.5 * steps.square().sum(1) / variance
+
+    return Problem(
+        name=f"positive-chain-{dim}",
+        dim=dim,
+        log_density=log_density,
+        lower=None,
+        upper=None,
+        make_bases=None,
+        log_evidence=_POSITIVE_CHAIN_EVIDENCE.get(dim),
+        names=numbered("x", dim),
+        reference=f"Gaussian chain in the positive orthant; {_TRANSFER}",
+        make_support=lambda: [constraints.positive] * dim,
     )
 
 

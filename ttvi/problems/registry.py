@@ -21,6 +21,7 @@ _FAMILIES: dict[str, tuple[Callable[[int], Problem], tuple[int, ...]]] = {
     "ginzburg-landau-2d": (lattices.ginzburg_landau_2d, (4, 6, 8)),
     "ising-fields": (chains.ising_fields, (64,)),
     "many-well": (mixtures.many_well, (32, 64)),
+    "positive-chain": (chains.positive_chain, (16,)),
     "rosenbrock": (rosenbrock.rosenbrock, (11,)),
     "rosenbrock-chain": (rosenbrock.rosenbrock_chain, (10,)),
     "rosenbrock-pairs": (rosenbrock.rosenbrock_pairs, (20,)),
