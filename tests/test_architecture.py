@@ -206,7 +206,7 @@ def test_every_module_says_what_it_is_for(name):
 SIDE_EFFECTS = """
 import random, warnings
 import numpy as np
-import opt_einsum, scipy.special, torch  # what the dependencies do themselves is not ours
+import opt_einsum, scipy.optimize, scipy.special, torch  # what the dependencies do themselves is not ours
 
 torch.manual_seed(7)
 def state():

@@ -22,6 +22,7 @@ from .stages.company import joined
 from .stages.cover import cover, safeguard
 from .stages.equilibrate import equilibrate
 from .stages.explore import explore, fallback
+from .stages.fold import fold, unfold
 from .stages.nest import nest
 from .stages.plan import Plan
 from .stages.polish import polish
@@ -125,12 +126,22 @@ def fit(
 
 
 def _approximate(search: Search, target: Target) -> Fitted:
-    """Explore, choose, train, and escalate as long as the weights ask for it."""
+    """Explore, and fit the density, or one half of it."""
     init, prior = _known_points(search, target)
     try:
         explore(search, init=init, prior=prior)
-        if search.plan.geometry == "atlas" and (atlas := split(search)) is not None:
-            return atlas
+    except BudgetExhausted:
+        return fallback(search)
+    if search.plan.geometry == "atlas" and (atlas := split(search)) is not None:
+        return atlas
+    folded = fold(search) if search.plan.geometry == "auto" else None
+    best = _fitted(search)
+    return best if folded is None else unfold(search, folded, best)
+
+
+def _fitted(search: Search) -> Fitted:
+    """Columns, charts and trains, and what else the weights ask for."""
+    try:
         equilibrate(search)
         nest(search)
         looked = look_around(search)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExhausted, EvaluationError
-from ..evaluation import Evaluations
 from ..flow import train as flow_training
 from ..flow.neighbours import nearness
 from ..geometry.assessment import Assessment
@@ -22,7 +21,7 @@ from ..geometry.density import ChartDensity, StretchedDensity
 from ..supports import Circle, Support, circular, real
 from ..tt.density import TTDensity
 from .plan import NEAR
-from .search import Fitted, Search
+from .search import Fitted, LogDensity, Search
 from .tighten import far_ends_cut
 
 __all__ = ["polish"]
@@ -181,7 +180,7 @@ def _flow(search: Search, start: _Start, begun: Any, steps: int) -> Any:
         x, outer = coordinates.to_x(t)
         usable = torch.isfinite(x).all(-1) & torch.isfinite(outer)
         anchor = coordinates.to_x(torch.zeros_like(t[:1]))[0]
-        values = _Differentiable.apply(torch.where(usable[:, None], x, anchor), search.account)
+        values = _Differentiable.apply(torch.where(usable[:, None], x, anchor), search.density)
         return torch.where(usable, values + slope + outer, -math.inf)
 
     spend = search.left(0.7)
@@ -198,15 +197,15 @@ def _flow(search: Search, start: _Start, begun: Any, steps: int) -> Any:
 
 
 class _Differentiable(torch.autograd.Function):
-    """An account as a differentiable function: values and gradients come from it together."""
+    """A log-density as a differentiable function: values and gradients come from it together."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, account: Evaluations) -> Tensor:
+    def forward(ctx: Any, x: Tensor, density: LogDensity) -> Tensor:
         if ctx.needs_input_grad[0]:
-            values, slopes = account.value_and_gradient(x)
+            values, slopes = density.value_and_gradient(x)
             ctx.save_for_backward(slopes.to(x))
             return values.to(x)
-        return account(x).to(x)
+        return density(x).to(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ..geometry.exploration import Cloud
 from ..tt.density import TTDensity
 from .plan import Plan
 
-__all__ = ["Fitted", "Search", "Tried", "merit"]
+__all__ = ["Fitted", "LogDensity", "Search", "Tried", "merit"]
 
 
 @dataclass
@@ -72,6 +72,16 @@ class Tried:
     seen: Assessment
 
 
+class LogDensity(Protocol):
+    """A log-density whose evaluations are paid for."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Values, shape (batch, D) to (batch,)."""
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (batch,) and gradients (batch, D)."""
+
+
 @dataclass
 class Search:
     """One fit under way. The stages are functions of it; they pay from its account and write down what they learn.
@@ -86,6 +96,7 @@ class Search:
         tried: rows of the table of what was tried.
         seen: the charts' products and trains, as they were assessed.
         atlases: mixtures over regions.
+        density: the log-density of ``x`` that is fitted: that of the account, or one half of it.
         target: the log-density of ``t``.
         cloud: where the mass is; the exploration sets it.
         chart: the triangular chart that the equilibration ended with, if there was one.
@@ -102,6 +113,7 @@ class Search:
     tried: list[dict[str, Any]] = field(default_factory=list)
     seen: list[Candidate] = field(default_factory=list)
     atlases: list[Tried] = field(default_factory=list, repr=False)
+    density: LogDensity = field(init=False, repr=False)
     target: Pullback = field(init=False, repr=False)
     cloud: Cloud = field(init=False, repr=False)
     chart: Chart | None = None
@@ -109,8 +121,7 @@ class Search:
     most_per_train: int | None = None
 
     def __post_init__(self) -> None:
-        slopes = self.account.value_and_gradient if self.gradient else None
-        self.target = Pullback(self.coordinates, self.account, slopes)
+        self.turn_to(self.account)
 
     @property
     def order(self) -> Tensor | None:
@@ -132,9 +143,19 @@ class Search:
         self.tried.append(row)
         self.atlases.append(tried)
 
+    def turn_to(self, density: LogDensity) -> None:
+        """Fit this density of ``x`` from now on."""
+        self.density = density
+        self.target = Pullback(self.coordinates, density, density.value_and_gradient if self.gradient else None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the density itself is fitted, and not one half of it."""
+        return self.density is self.account
+
     def weigh(self, density: Any) -> Assessment:
         """Weights of draws of ``x``."""
-        return assess(density, self.account, self.plan.checks, self.generator)
+        return assess(density, self.density, self.plan.checks, self.generator)
 
     def left(self, part: float, *, among: int = 1) -> int | None:
         """A part of what is left of the budget, for each of so many; None without a budget."""

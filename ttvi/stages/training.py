@@ -410,7 +410,9 @@ def _affordable(chart: Chart, rank: int) -> bool:
 
 
 def telling_maxima(search: Search) -> Tensor:
-    """The local maxima that say enough of where the mass is, shape (K, m): several that have nearly all of it, by Laplace's method.
+    """The local maxima that say enough of where the mass is, shape (K, m).
+
+    These are several, of a half one or more, that have nearly all of it, by Laplace's method.
 
     In many coordinates a train then begins from nothing else: every point more is a fiber in every sweep, and where the rank
     is short of what the points ask for, the train is of the points and not of the density.
@@ -420,7 +422,12 @@ def telling_maxima(search: Search) -> Tensor:
         return cloud.modes[:0]
     shares = laplace_shares(cloud.mode_values, cloud.precisions)
     heavy = shares > HEAVY
-    telling = 1 < int(heavy.sum()) <= INITIAL and float(shares[heavy].sum()) > NEARLY_ALL
+    if not search.whole:
+        # The fewest: of a half, lesser ones beside these, or none told of, cost a train its convergence.
+        order = shares.argsort(descending=True)
+        heavy[order[1 + int((shares[order].cumsum(0) < NEARLY_ALL).sum()) :]] = False
+    enough = 1 < int(heavy.sum()) <= INITIAL or (bool(heavy.any()) and not search.whole)
+    telling = enough and float(shares[heavy].sum()) > NEARLY_ALL
     return cloud.modes[heavy] if telling else cloud.modes[:0]
 
 
