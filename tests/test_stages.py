@@ -299,23 +299,27 @@ def test_an_atlas_survives_the_end_of_the_budget(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("heights", "dim", "told"),
+    ("heights", "dim", "whole", "told"),
     [
-        ([0.0, -0.5, -9.0], 20, 2),  # the third has next to nothing
-        ([0.0], 20, 0),  # of one maximum nothing is known but its place
-        ([0.0, 0.0] + [-5.0] * 38, 20, 2),  # a tenth and more of the mass in many light ones
-        ([0.0] * 40, 20, 0),  # so many would be a fiber each
-        ([0.0, 0.0], 5, 0),  # few coordinates
+        ([0.0, -0.5, -9.0], 20, True, 2),  # the third has next to nothing
+        ([0.0], 20, True, 0),  # of one maximum nothing is known but its place
+        ([0.0, 0.0] + [-5.0] * 38, 20, True, 2),  # a tenth and more of the mass in many light ones
+        ([0.0] * 40, 20, True, 0),  # so many would be a fiber each
+        ([0.0, 0.0], 5, True, 0),  # few coordinates
+        ([0.0], 20, False, 1),  # of a half one is enough
+        ([0.0, -3.0, -4.0], 20, False, 1),  # and it goes before lesser ones
+        ([0.0, -0.5, -9.0], 20, False, 2),  # where it has nearly all of the mass
+        ([0.0] * 40, 20, False, 0),
     ],
 )
-def test_several_maxima_with_nearly_all_of_the_mass_say_where_to_begin(heights, dim, told):
+def test_maxima_with_nearly_all_of_the_mass_say_where_to_begin(heights, dim, whole, told):
     count = len(heights)
     cloud = SimpleNamespace(
         modes=normal(count, dim),
         mode_values=torch.tensor(heights, dtype=torch.float64),
         precisions=torch.eye(dim, dtype=torch.float64).expand(count, dim, dim),
     )
-    search = SimpleNamespace(cloud=cloud, coordinates=SimpleNamespace(dim=dim))
+    search = SimpleNamespace(cloud=cloud, coordinates=SimpleNamespace(dim=dim), whole=whole)
     assert torch.equal(training.telling_maxima(search), cloud.modes[:told])
 
 
