@@ -309,7 +309,7 @@ def test_an_atlas_survives_the_end_of_the_budget(monkeypatch):
         ([0.0], 20, False, 1),  # of a half one is enough
         ([0.0, -3.0, -4.0], 20, False, 1),  # and it goes before lesser ones
         ([0.0, -0.5, -9.0], 20, False, 2),  # where it has nearly all of the mass
-        ([0.0] * 40, 20, False, 0),
+        ([0.0] * 60, 20, False, 0),
     ],
 )
 def test_maxima_with_nearly_all_of_the_mass_say_where_to_begin(heights, dim, whole, told):

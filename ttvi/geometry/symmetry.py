@@ -181,18 +181,16 @@ def candidates(modes: Tensor, precisions: Tensor, middle: Tensor, alike: Tensor)
     centre = 0.5 * (modes[0] + modes[1])
     found = [SignedPermutation(stays, -1, centre, centre)]
     for sign in (1, -1):
-        labels = [torch.stack([label], 1) for label in (alike, alike)]
         features = [
-            torch.cat([label.to(u), _invariants(u, h)], 1)
-            for label, u, h in zip(labels, (one, sign * two), precisions, strict=True)
+            torch.cat([alike[:, None].to(u), _invariants(u, h)], 1)
+            for u, h in zip((one, sign * two), precisions, strict=True)
         ]
         for permutation in _matched(features[0], features[1], precisions, DEPTH):
             # The image of the first at place i is its own number permutation[i].
             found.append(SignedPermutation(permutation, sign, middle, middle))
     scale = float((modes[0] - modes[1]).norm())
     fits = [s for s in found if s.is_involution and float((s(modes[0]) - modes[1]).norm()) < CLOSE * scale]
-    turned = precisions[0]
-    return [s for s in fits if _close(turned[s.permutation][:, s.permutation], precisions[1])]
+    return [s for s in fits if _close(precisions[0][s.permutation][:, s.permutation], precisions[1])]
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

@@ -15,10 +15,10 @@ from ..geometry.exploration import Cloud
 from ..geometry.symmetry import Mirrored, SignedPermutation, candidates
 from ..supports import Interval, Line
 from .search import Fitted, Search
+from .training import FEW_COORDINATES
 
 __all__ = ["Half", "fold", "unfold"]
 
-FEW_COORDINATES = 12  # up to which a train holds both halves
 PARTNERS = 4  # maxima that may be the image of the highest one
 AS_HIGH = 1e-3  # nats
 THE_SAME = 1e-6  # of the log-density of a point and of its image
@@ -98,7 +98,7 @@ def fold(search: Search) -> _Folded | None:
     single = all(block.constraint.event_dim == 0 for block in coordinates.support.blocks)
     if cloud.precisions is None or not len(cloud.modes) or cloud.beta < 1 or not (plain and single):
         return None
-    if coordinates.dim <= FEW_COORDINATES:
+    if coordinates.dim <= FEW_COORDINATES:  # a train holds both halves
         return None
     with search.account.stage("exploration"):
         try:

@@ -21,7 +21,7 @@ from ..geometry.density import ChartDensity, StretchedDensity
 from ..supports import Circle, Support, circular, real
 from ..tt.density import TTDensity
 from .plan import NEAR
-from .search import Fitted, LogDensity, Search
+from .search import Fitted, LogDensityWithGradient, Search
 from .tighten import far_ends_cut
 
 __all__ = ["polish"]
@@ -200,7 +200,7 @@ class _Differentiable(torch.autograd.Function):
     """A log-density as a differentiable function: values and gradients come from it together."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, density: LogDensity) -> Tensor:
+    def forward(ctx: Any, x: Tensor, density: LogDensityWithGradient) -> Tensor:
         if ctx.needs_input_grad[0]:
             values, slopes = density.value_and_gradient(x)
             ctx.save_for_backward(slopes.to(x))

@@ -21,7 +21,7 @@ from ..geometry.exploration import Cloud
 from ..tt.density import TTDensity
 from .plan import Plan
 
-__all__ = ["Fitted", "LogDensity", "Search", "Tried", "merit"]
+__all__ = ["Fitted", "LogDensityWithGradient", "Search", "Tried", "merit"]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Tried:
     seen: Assessment
 
 
-class LogDensity(Protocol):
+class LogDensityWithGradient(Protocol):
     """A log-density whose evaluations are paid for."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Search:
     tried: list[dict[str, Any]] = field(default_factory=list)
     seen: list[Candidate] = field(default_factory=list)
     atlases: list[Tried] = field(default_factory=list, repr=False)
-    density: LogDensity = field(init=False, repr=False)
+    density: LogDensityWithGradient = field(init=False, repr=False)
     target: Pullback = field(init=False, repr=False)
     cloud: Cloud = field(init=False, repr=False)
     chart: Chart | None = None
@@ -143,7 +143,7 @@ class Search:
         self.tried.append(row)
         self.atlases.append(tried)
 
-    def turn_to(self, density: LogDensity) -> None:
+    def turn_to(self, density: LogDensityWithGradient) -> None:
         """Fit this density of ``x`` from now on."""
         self.density = density
         self.target = Pullback(self.coordinates, density, density.value_and_gradient if self.gradient else None)

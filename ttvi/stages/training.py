@@ -426,8 +426,8 @@ def telling_maxima(search: Search) -> Tensor:
         # The fewest: of a half, lesser ones beside these, or none told of, cost a train its convergence.
         order = shares.argsort(descending=True)
         heavy[order[1 + int((shares[order].cumsum(0) < NEARLY_ALL).sum()) :]] = False
-    enough = 1 < int(heavy.sum()) <= INITIAL or (bool(heavy.any()) and not search.whole)
-    telling = enough and float(shares[heavy].sum()) > NEARLY_ALL
+    least = 2 if search.whole else 1
+    telling = least <= int(heavy.sum()) <= INITIAL and float(shares[heavy].sum()) > NEARLY_ALL
     return cloud.modes[heavy] if telling else cloud.modes[:0]
 
 
