@@ -6,8 +6,12 @@ import pytest
 import torch
 
 import ttvi
+from ttvi.geometry.coordinates import Coordinates
 from ttvi.geometry.symmetry import SignedPermutation
-from ttvi.stages.fold import Half
+from ttvi.stages.explore import explore
+from ttvi.stages.fold import Half, fold
+from ttvi.stages.plan import Plan
+from ttvi.stages.search import Search
 from ttvi.target import Target
 
 DIM = 14
@@ -106,6 +110,37 @@ def test_a_half_has_one_mode():
     x = torch.stack([CENTRE, TURN(CENTRE)])
     share = half().log_share(x).exp()
     torch.testing.assert_close(share, torch.tensor([1.0, 0.0]).double(), atol=1e-6, rtol=0)
+
+
+def test_the_other_half_is_the_image():
+    x = torch.randn(200, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, other = half(), half().other()
+    torch.testing.assert_close(other(TURN(x)), one(x))
+    torch.testing.assert_close(other.centre, TURN(CENTRE))
+
+
+def crosswise(x):
+    """A 4 x 4 field whose rows are nearly constant where it is positive; its image under x ↦ −xᵀ has such columns."""
+
+    def one(field):
+        return -0.5 * (field.diff(dim=-1).square().sum((1, 2)) / 0.1 + (field - 4).square().sum((1, 2)))
+
+    field = x.reshape(-1, 4, 4)
+    return torch.logaddexp(one(field), one(-field.mT))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_half_of_less_rank_is_fitted(seed):
+    """Neighbours in a row follow each other in the order of the coordinates, those in a column do not."""
+    target = Target(crosswise, dim=16)
+    plan = Plan(budget=None, tol=0.03, max_rank=64, geometry="auto", flow=True, certificate=1024)
+    generator = torch.Generator().manual_seed(seed)
+    search = Search(target.session(), Coordinates(target.support), plan, generator, gradient=True)
+    explore(search, init=None, prior=None)
+    assert fold(search) is not None
+    assert float(search.cloud.points.mean()) > 3
+    assert float(search.cloud.modes[0].mean()) > 3
+    torch.testing.assert_close(search.cloud.values, search.target(search.cloud.points))
 
 
 def test_slopes_of_a_half():

@@ -151,6 +151,17 @@ def test_a_filled_interval_is_covered_as_it_is():
     assert bool(torch.isfinite(slope).all())
 
 
+@pytest.mark.parametrize(("dim", "native"), [(40, False), (41, True)])
+def test_in_many_coordinates_narrower_intervals_are_covered_as_they_are(dim, native):
+    """Slopes of stretched columns add up: what is a few deviations out in many of them would tower over the maximum."""
+    u = 0.4 + 0.15 * torch.rand(500, dim, generator=seed(0), dtype=torch.float64)
+    chart = Chart.axis(Coordinates(Support.parse([interval(0.0, 1.0)] * dim)), to_line(u))
+    assert chart.stretch.native.tolist() == [native] * dim
+    middle, out = torch.full((1, dim), 0.475, dtype=torch.float64), torch.full((1, dim), 0.9, dtype=torch.float64)
+    gained = chart.inverse(middle)[1] - chart.inverse(out)[1]  # of log |dx/dw|, where the density falls off
+    assert (float(gained) < 1e-9) == native
+
+
 def selected(coordinates, kept):
     support, columns = coordinates.support.select(kept)
     return support, torch.tensor(columns)

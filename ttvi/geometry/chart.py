@@ -18,9 +18,13 @@ from .mixing import Affine, Mixing, Scaled, Triangular
 from .reduction import reduced
 from .stretch import Stretch, tail_exponent
 
-__all__ = ["Chart"]
+__all__ = ["MANY_COORDINATES", "Chart"]
 
-NATIVE_SPREAD = 0.2
+NATIVE_SPREAD = (
+    0.2  # of an interval, from the first to the last hundredth of the mass, from which on it is covered as it is
+)
+NARROW_SPREAD = 0.1  # in many coordinates
+MANY_COORDINATES = 40  # in which the slopes of stretched columns add up to more than a density falls off
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Chart:
         loc, scale, tau = tail_exponent(points)
         u, _ = from_line(points)
         spread = torch.quantile(u, 0.99, dim=0) - torch.quantile(u, 0.01, dim=0)
-        native = coordinates.interval & (spread > NATIVE_SPREAD)
+        native = coordinates.interval & (spread > (NATIVE_SPREAD if len(order) <= MANY_COORDINATES else NARROW_SPREAD))
         plain = ~coordinates.line | native
         loc, scale, tau = torch.where(plain, 0.0, loc), torch.where(plain, 1.0, scale), torch.where(plain, 0.0, tau)
         stretch = Stretch(tau[order], native[order], ~coordinates.line[order])

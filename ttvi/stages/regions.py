@@ -15,7 +15,7 @@ from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas, Partition
 from ..geometry.axes import axes
 from ..geometry.candidates import NARROWEST, Candidate, triangular
-from ..geometry.chart import Chart
+from ..geometry.chart import MANY_COORDINATES, Chart
 from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity
 from ..geometry.product import product_density
@@ -25,7 +25,7 @@ from .cover import COST, WHOLE
 from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS
 from .search import Fitted, Search, Tried
 from .tighten import EFFECTIVE, FURTHER, with_those_beyond
-from .training import MANY_COORDINATES, train_in
+from .training import train_in
 
 __all__ = ["split", "split_first", "split_if_better"]
 

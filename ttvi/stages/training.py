@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import BudgetExhausted, ConvergenceWarning, EvaluationError
 from ..geometry.assessment import Pooled, assess
 from ..geometry.candidates import CURVATURE, Candidate, in_chart
-from ..geometry.chart import Chart
+from ..geometry.chart import MANY_COORDINATES, Chart
 from ..geometry.curvature_rank import predicted_rank
 from ..geometry.exploration import laplace_shares
 from ..tt.density import TTDensity
@@ -39,7 +39,6 @@ HEAVY = 0.01  # share of the mass that a maximum must have to say something of w
 NEARLY_ALL = 0.75  # of the mass, at which the heavy maxima together say enough; what is left may be in many light ones
 INITIAL = 32  # points that a train is begun from, and a quarter as many maxima
 FEW_COORDINATES = 12
-MANY_COORDINATES = 40
 FAIR = 0.9  # effective share of the best of them at which no other chart is looked at again
 OVER_PRODUCT = 1.5  # how much more effective, or nearer to one, a trial must be than the product in the same chart
 EDGE = 0.003  # share of a product's draws of density zero, from which on there is an edge inside the support
