@@ -76,15 +76,18 @@ def cut_information(points: Tensor) -> float:
     It depends on the order of the coordinates, as the ranks of a train do, and sees all modes of a population at once.
 
     Args:
-        points: a population, more points than coordinates, shape (N, m).
+        points: a population, shape (N, m).
 
     >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> x, y, free = z[:, 0], 0.8 * z[:, 0] + 0.6 * z[:, 1], torch.linspace(-1, 1, 4000, dtype=torch.float64)
     >>> [round(cut_information(torch.stack(order, 1)), 1) for order in ((x, y, free), (x, free, y))]
     [0.3, 0.5]
     """
-    covariance = torch.cov(points.T)
-    covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=points.dtype)
-    before = 2 * torch.linalg.cholesky(covariance).diagonal().log().cumsum(0)
-    after = 2 * torch.linalg.cholesky(covariance.flip(0, 1)).diagonal().log().cumsum(0).flip(0)
+    count, dim = points.shape
+    centred = points - points.mean(0)
+    scaled = centred / centred.square().mean(0).sqrt().clamp_min(1e-12)
+    shrink = min(0.5, max(1e-6, 0.1 * dim / count))  # fewer points than coordinates determine no correlations
+    correlation = (1 - shrink) * scaled.T @ scaled / count + shrink * torch.eye(dim, dtype=points.dtype)
+    before = 2 * torch.linalg.cholesky(correlation).diagonal().log().cumsum(0)
+    after = 2 * torch.linalg.cholesky(correlation.flip(0, 1)).diagonal().log().cumsum(0).flip(0)
     return float(0.5 * (before[:-1] + after[1:] - before[-1]).mean())

@@ -122,21 +122,21 @@ def fold(search: Search) -> _Folded | None:
     if float((4 * shares * (1 - shares)).mean()) > APART:
         return None
     search.notes.append(f"the density is its own image ({turn}): one half of it is fitted")
-    search.cloud = _within(half, cloud, turn, shares, search)
+    search.cloud = _within(search, half, turn, shares)
     if cut_information(turn(search.cloud.points)) < cut_information(search.cloud.points):
         half, search.cloud = half.other(), _turned(search.cloud, turn)
     search.turn_to(half)
     return _Folded(half, turn, cloud)
 
 
-def _within(half: Half, cloud: Cloud, turn: SignedPermutation, shares: Tensor, search: Search) -> Cloud:
-    """The population turned into a half, where it is not there already, and the maxima of that."""
-    lower, length = search.coordinates.bounds
+def _within(search: Search, half: Half, turn: SignedPermutation, shares: Tensor) -> Cloud:
+    """The population turned into a half, in which its points have these shares, and the maxima of that."""
+    cloud, (lower, length) = search.cloud, search.coordinates.bounds
+    assert cloud.precisions is not None
     turned = torch.rand(len(shares), generator=search.generator, dtype=shares.dtype) > shares
     points = torch.where(turned[:, None], turn(cloud.points), cloud.points)
     mine = half.log_share(lower + length * cloud.modes)
     kept = mine > math.log(0.5)
-    assert cloud.precisions is not None
     return replace(
         cloud, points=points, values=cloud.values + math.log(2) + half.log_share(lower + length * points),
         modes=cloud.modes[kept], mode_values=(cloud.mode_values + math.log(2) + mine)[kept],
