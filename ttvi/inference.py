@@ -15,6 +15,7 @@ from .evaluation import Evaluations
 from .geometry.candidates import GEOMETRIES
 from .geometry.coordinates import Coordinates
 from .posterior import Posterior
+from .stages.arrange import arrange, in_given_order
 from .stages.bridges import bridge_if_better
 from .stages.certificate import census, certify, lacking, unseen
 from .stages.choose import choose, look_around
@@ -134,8 +135,12 @@ def _approximate(search: Search, target: Target) -> Fitted:
         return fallback(search)
     if search.plan.geometry == "atlas" and (atlas := split(search)) is not None:
         return atlas
-    folded = fold(search) if search.plan.geometry == "auto" else None
+    auto = search.plan.geometry == "auto"
+    folded = fold(search) if auto else None
+    arranged = arrange(search) if auto else None
     best = _fitted(search)
+    if arranged is not None:
+        best = in_given_order(search, arranged, best)
     return best if folded is None else unfold(search, folded, best)
 
 

@@ -15,6 +15,7 @@ from ..geometry.curvature_rank import cut_information
 from ..geometry.exploration import Cloud
 from ..geometry.symmetry import Mirrored, SignedPermutation, candidates
 from ..supports import Interval, Line
+from .arrange import turned
 from .search import Fitted, Search
 from .training import FEW_COORDINATES
 
@@ -123,9 +124,11 @@ def fold(search: Search) -> _Folded | None:
         return None
     search.notes.append(f"the density is its own image ({turn}): one half of it is fitted")
     search.cloud = _within(search, half, turn, shares)
+    # Where coordinates change places, one half may have its lesser maxima along the order of the coordinates, and the other across.
     if cut_information(turn(search.cloud.points)) < cut_information(search.cloud.points):
-        half, search.cloud = half.other(), _turned(search.cloud, turn)
+        half, search.cloud = half.other(), turned(search.cloud, turn)
     search.turn_to(half)
+    search.whole = False
     return _Folded(half, turn, cloud)
 
 
@@ -133,8 +136,8 @@ def _within(search: Search, half: Half, turn: SignedPermutation, shares: Tensor)
     """The population turned into a half, in which its points have these shares, and the maxima of that."""
     cloud, (lower, length) = search.cloud, search.coordinates.bounds
     assert cloud.precisions is not None
-    turned = torch.rand(len(shares), generator=search.generator, dtype=shares.dtype) > shares
-    points = torch.where(turned[:, None], turn(cloud.points), cloud.points)
+    there = torch.rand(len(shares), generator=search.generator, dtype=shares.dtype) > shares
+    points = torch.where(there[:, None], turn(cloud.points), cloud.points)
     mine = half.log_share(lower + length * cloud.modes)
     kept = mine > math.log(0.5)
     return replace(
@@ -144,25 +147,15 @@ def _within(search: Search, half: Half, turn: SignedPermutation, shares: Tensor)
     )  # fmt: skip
 
 
-def _turned(cloud: Cloud, turn: SignedPermutation) -> Cloud:
-    """The same in the other half, where the values are the same.
-
-    Where coordinates change places, one of two halves may have its lesser maxima along the order of the coordinates, and the other across.
-    """
-    assert cloud.precisions is not None
-    order = turn.permutation
-    precisions = cloud.precisions[:, order][:, :, order]
-    return replace(cloud, points=turn(cloud.points), modes=turn(cloud.modes), precisions=precisions)
-
-
 def unfold(search: Search, folded: _Folded, fitted: Fitted) -> Fitted:
     """The even mixture of a half and its image, and the population of the whole."""
     cloud, half = search.cloud, folded.half
     search.turn_to(search.account)
+    search.whole = True
     lower, length = search.coordinates.bounds
     values = cloud.values - math.log(2) - half.log_share(lower + length * cloud.points)
-    turned = torch.rand(len(values), generator=search.generator, dtype=values.dtype) > 0.5
-    points = torch.where(turned[:, None], folded.turn(cloud.points), cloud.points)
+    there = torch.rand(len(values), generator=search.generator, dtype=values.dtype) > 0.5
+    points = torch.where(there[:, None], folded.turn(cloud.points), cloud.points)
     search.cloud = replace(folded.cloud, points=points, values=values, beta=cloud.beta)
     whole = Atlas([fitted.density, Mirrored(fitted.density, half.symmetry)], torch.zeros(2, dtype=torch.float64))
     return Fitted(whole, fitted.ess, fitted.elbo, f"{fitted.label}, and its image", fitted.train)

@@ -96,7 +96,8 @@ class Search:
         tried: rows of the table of what was tried.
         seen: the charts' products and trains, as they were assessed.
         atlases: mixtures over regions.
-        density: the log-density of ``x`` that is fitted: that of the account, or one half of it.
+        density: the log-density of ``x`` that is fitted: that of the account, one half of it, or with its coordinates in another order.
+        whole: whether it is not one half.
         target: the log-density of ``t``.
         cloud: where the mass is; the exploration sets it.
         chart: the triangular chart that the equilibration ended with, if there was one.
@@ -119,6 +120,7 @@ class Search:
     chart: Chart | None = None
     nested: Chart | None = None
     most_per_train: int | None = None
+    whole: bool = True
 
     def __post_init__(self) -> None:
         self.turn_to(self.account)
@@ -147,11 +149,6 @@ class Search:
         """Fit this density of ``x`` from now on."""
         self.density = density
         self.target = Pullback(self.coordinates, density, density.value_and_gradient if self.gradient else None)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the density itself is fitted, and not one half of it."""
-        return self.density is self.account
 
     def weigh(self, density: Any) -> Assessment:
         """Weights of draws of ``x``."""
