@@ -83,25 +83,8 @@ def test_a_flow_on_something_else_must_bring_a_tenth(monkeypatch, after, taken):
     monkeypatch.setattr(polish, "_best_flow", lambda search, starts: (start, flow))
     account = SimpleNamespace(stage=lambda name: nullcontext())
     fitted = polish.Fitted(candidate.density, 0.7, 0.0, "train", candidate=candidate)
-    coordinates = SimpleNamespace(dim=2)
-    search = SimpleNamespace(gradient=True, account=account, notes=[], coordinates=coordinates)
-    found = polish.polish(search, fitted)
+    found = polish.polish(SimpleNamespace(gradient=True, account=account, notes=[]), fitted)
     assert (found is not fitted) == taken
-
-
-@pytest.mark.parametrize(
-    ("dim", "ess", "tried"), [(40, 0.92, False), (41, 0.92, True), (41, 0.96, False), (40, 0.8, True)]
-)
-def test_in_many_coordinates_flows_are_tried_on_better_answers(monkeypatch, dim, ess, tried):
-    looked = []
-    monkeypatch.setattr(polish, "_starts", lambda search, fitted: looked)
-    monkeypatch.setattr(polish, "_best_flow", lambda search, starts: starts.append("tried"))
-    candidate, _ = product(normal(2000))
-    fitted = polish.Fitted(candidate.density, ess, 0.0, "train", candidate=candidate)
-    account = SimpleNamespace(stage=lambda name: nullcontext())
-    search = SimpleNamespace(gradient=True, account=account, notes=[], coordinates=SimpleNamespace(dim=dim))
-    assert polish.polish(search, fitted) is fitted
-    assert bool(looked) == tried
 
 
 def test_no_product_no_guard():

@@ -55,8 +55,7 @@ class Half:
 
     def other(self) -> Half:
         """The other half."""
-        turned = self.factor[:, self.symmetry.permutation]
-        return replace(self, centre=self.symmetry(self.centre), factor=turned)
+        return replace(self, centre=self.symmetry(self.centre), factor=self.factor[:, self.symmetry.permutation])
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values (batch,) and gradients (batch, D)."""

@@ -15,7 +15,7 @@ from ..flow.neighbours import nearness
 from ..geometry.assessment import Assessment
 from ..geometry.atlas import Atlas
 from ..geometry.candidates import NARROWEST, Candidate
-from ..geometry.chart import MANY_COORDINATES, Chart
+from ..geometry.chart import Chart
 from ..geometry.coordinates import Coordinates
 from ..geometry.density import ChartDensity, StretchedDensity
 from ..supports import Circle, Support, circular, real
@@ -27,7 +27,6 @@ from .tighten import far_ends_cut
 __all__ = ["polish"]
 
 POLISH_BELOW = 0.9  # effective share below which a flow is tried
-POLISH_MANY_BELOW = 0.95  # in many coordinates, where what a train of affordable rank lacks is smooth
 TRIAL_STEPS = 200
 FLOW_STEPS = 2500
 POOL = 65_536
@@ -60,8 +59,7 @@ class _Start:
 
 def polish(search: Search, fitted: Fitted) -> Fitted:
     """A thin flow on top of a train, or of the products and trains that were tried; kept only if held-out weights say so."""
-    below = POLISH_BELOW if search.coordinates.dim <= MANY_COORDINATES else POLISH_MANY_BELOW
-    if not search.gradient or fitted.ess >= (MUCH if fitted.candidate is None else below):
+    if not search.gradient or fitted.ess >= (MUCH if fitted.candidate is None else POLISH_BELOW):
         return fitted
     with search.account.stage("flow"):
         found = _best_flow(search, _starts(search, fitted))
