@@ -135,7 +135,8 @@ def test_kinds_follow_the_order(maker):
         name = type(basis).__name__
         assert (name == "Fourier") == bool(coordinates.circle[at])
         assert (name == "Categorical") == bool(coordinates.sizes[at] > 0)
-        assert bool(chart.stretch.fixed[k]) == (name != "Legendre" or maker == "boxed affine")
+        assert bool(chart.stretch.fixed[k]) == (name != "Legendre")
+        assert bool(chart.stretch.ending[k]) == (name == "Legendre" and maker == "boxed affine")
 
 
 def test_a_filled_interval_is_covered_as_it_is():
@@ -160,6 +161,33 @@ def test_in_many_coordinates_narrower_intervals_are_covered_as_they_are(dim, nat
     middle, out = torch.full((1, dim), 0.475, dtype=torch.float64), torch.full((1, dim), 0.9, dtype=torch.float64)
     gained = chart.inverse(middle)[1] - chart.inverse(out)[1]  # of log |dx/dw|, where the density falls off
     assert (float(gained) < 1e-9) == native
+
+
+def test_columns_end_where_they_are_told_to():
+    """The others are as they were; far out a point has no more density per working coordinate than in the middle."""
+    coordinates = Coordinates(Support.parse(dim=3))
+    points = 3 + 0.1 * torch.randn(1000, 3, generator=seed(0), dtype=torch.float64)
+    lower = torch.tensor([2.0, -math.inf, -9.0], dtype=torch.float64)
+    upper = torch.tensor([4.0, 4.0, 5.0], dtype=torch.float64)
+    order = torch.tensor([2, 0, 1])
+    chart = Chart.axis(coordinates, points, ends=(lower, upper), order=order)
+    assert chart.stretch.ending.tolist() == [True, True, False]
+    columns = chart.from_t(torch.stack([lower.clamp_min(0.0), torch.tensor([4.0, 4.0, 5.0]).double()]))[0]
+    assert columns[:, 1].tolist() == pytest.approx([-1, 1])
+    assert float(columns[1, 0]) == pytest.approx(1)
+    s = chart.mixing.inverse(points)[0]
+    assert s.std(0).tolist() == pytest.approx([1, 1, 1], rel=0.1)  # a flow that starts there finds deviations
+    ended = Chart.axis(coordinates, points, ends=(lower[[0, 0, 0]], upper[[0, 0, 0]]))
+    slope = ended.from_t(torch.cat([points[:5], torch.full((1, 3), 3.99).double()]))[1]
+    torch.testing.assert_close(slope, slope[:1].expand(6))
+
+
+def test_columns_of_no_width_are_numbers():
+    coordinates = Coordinates(Support.parse(dim=2))
+    points = torch.full((100, 2), 2.0, dtype=torch.float64)
+    w, slope = Chart.axis(coordinates, points, ends=(points[0], points[0])).from_t(points)
+    assert bool(torch.isfinite(w).all())
+    assert bool(torch.isfinite(slope).all())
 
 
 def selected(coordinates, kept):

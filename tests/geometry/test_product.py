@@ -12,6 +12,7 @@ from ttvi.geometry.chart import Chart
 from ttvi.geometry.coordinates import Coordinates
 from ttvi.geometry.density import ChartDensity
 from ttvi.geometry.product import product_density
+from ttvi.records import pack, unpack
 from ttvi.supports import Support, categorical, circular, interval, positive, real
 from ttvi.tt.basis import Categorical
 
@@ -156,3 +157,25 @@ def test_assess_counts_and_measures():
     assert sum(seen) == 50_000
     assert found.log_evidence == pytest.approx(0.5 * math.log(2 * math.pi), abs=0.01)
     assert found.ess == pytest.approx(math.sqrt(7) / 4, abs=0.01)  # E[w]²/E[w²] for 1 against 2
+
+
+def test_columns_that_end_are_like_those_that_do_not():
+    """Normal columns and columns of two modes, in many coordinates; no density beyond the ends; the same from a file."""
+    sign = torch.randint(0, 2, (2000, 50), generator=seed(0)).double() * 2 - 1
+    t = torch.where(torch.arange(50) % 2 == 0, 0.0, sign) + 0.1 * normal(2000, 50)
+    coordinates = Coordinates(Support.parse(dim=50))
+    chart = Chart.axis(coordinates, t, ends=(t.amin(0) - 0.4, t.amax(0) + 0.4))
+    assert bool(chart.stretch.ending.all())
+    density = ChartDensity(product_density(chart, chart.from_t(t)[0]), chart)
+    endless = Chart.axis(coordinates, t)
+    other = ChartDensity(product_density(endless, endless.from_t(t)[0]), endless)
+    draws, wanted = (q.sample((20_000,), generator=seed(1)) for q in (density, other))
+    levels = torch.tensor([0.02, 0.25, 0.75, 0.98], dtype=torch.float64)
+    assert float((draws.quantile(levels, dim=0) - wanted.quantile(levels, dim=0)).abs().max()) < 0.1
+    grid = torch.linspace(-3, 3, 20_001, dtype=torch.float64)[:, None]
+    for k in (0, 1):
+        heights = density.marginal([k]).log_prob(grid).exp()
+        assert float(torch.trapezoid(heights, grid[:, 0])) == pytest.approx(1, abs=1e-4)
+        assert heights[[0, -1]].tolist() == [0.0, 0.0]
+    again = unpack(*pack(density))
+    assert torch.equal(again.log_prob(draws[:10]), density.log_prob(draws[:10]))

@@ -16,27 +16,29 @@ def bent(u):
     return u + (math.log(-math.expm1(-SHARPNESS * u)) - math.log(-math.expm1(-SHARPNESS * (1 - u)))) / SHARPNESS
 
 
-# name: exponent, native, fixed, the map in plain Python
+# name: exponent, native, fixed, end, the map in plain Python
 COLUMNS = {
-    "algebraic": (0.0, False, False, lambda w: WIDTH * w / math.sqrt(1 - w * w)),
-    "sinh 0.3": (0.3, False, False, lambda w: math.sinh(0.3 * WIDTH * w / math.sqrt(1 - w * w)) / 0.3),
-    "sinh 2": (2.0, False, False, lambda w: math.sinh(2.0 * WIDTH * w / math.sqrt(1 - w * w)) / 2.0),
-    "native": (0.0, True, False, lambda w: bent(0.5 * (1 + w))),
-    "fixed": (0.0, False, True, lambda w: w),
+    "algebraic": (0.0, False, False, 0.0, lambda w: WIDTH * w / math.sqrt(1 - w * w)),
+    "sinh 0.3": (0.3, False, False, 0.0, lambda w: math.sinh(0.3 * WIDTH * w / math.sqrt(1 - w * w)) / 0.3),
+    "sinh 2": (2.0, False, False, 0.0, lambda w: math.sinh(2.0 * WIDTH * w / math.sqrt(1 - w * w)) / 2.0),
+    "native": (0.0, True, False, 0.0, lambda w: bent(0.5 * (1 + w))),
+    "fixed": (0.0, False, True, 0.0, lambda w: w),
+    "ends": (0.0, False, False, 7.0, lambda w: 7.0 * w),
 }
 ALL = list(COLUMNS)
 
 
 def made(*names):
-    exponents, native, fixed, _ = zip(*(COLUMNS[name] for name in names))
-    return Stretch(torch.tensor(exponents, dtype=torch.float64), torch.tensor(native), torch.tensor(fixed))
+    exponents, native, fixed, ends, _ = zip(*(COLUMNS[name] for name in names))
+    ends = torch.tensor(ends, dtype=torch.float64) if any(ends) else None
+    return Stretch(torch.tensor(exponents, dtype=torch.float64), torch.tensor(native), torch.tensor(fixed), ends)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_closed_form(name):
     for w in (-0.9, -0.2, 0.0, 0.5, 0.99):
         t, _ = made(name).forward(torch.tensor([w], dtype=torch.float64))
-        assert float(t) == pytest.approx(COLUMNS[name][3](w), rel=1e-12, abs=1e-14)
+        assert float(t) == pytest.approx(COLUMNS[name][-1](w), rel=1e-12, abs=1e-14)
 
 
 @pytest.mark.parametrize(("dtype", "top", "tolerance"), [(torch.float64, 0.999, 1e-12), (torch.float32, 0.9, 1e-5)])
@@ -69,9 +71,9 @@ def test_slopes_by_autograd(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_ends_stay_finite(dtype):
     """w at ±1, and the numbers next to it: values, slopes and gradients are numbers."""
-    stretch = made("algebraic", "native", "fixed")
+    stretch = made("algebraic", "native", "fixed", "ends")
     edge = 1 - torch.finfo(dtype).eps
-    w = torch.tensor([-1.0, -edge, edge, 1.0], dtype=dtype)[:, None].repeat(1, 3).requires_grad_(True)
+    w = torch.tensor([-1.0, -edge, edge, 1.0], dtype=dtype)[:, None].repeat(1, 4).requires_grad_(True)
     t, slope = stretch.forward(w)
     assert bool(torch.isfinite(t).all())
     assert bool(torch.isfinite(slope).all())
@@ -102,15 +104,16 @@ def test_far_out_nothing_overflows(dtype, far):
     torch.testing.assert_close(slope, torch.tensor([wanted, wanted], dtype=dtype), rtol=1e-5, atol=1e-4)
 
 
-def test_within_keeps_fixed_columns():
-    w = made("algebraic", "fixed").within(torch.tensor([[1.0, 5.0]]))
+def test_within_keeps_columns_that_are_not_lines():
+    """Beyond the end of a column there is no density: its points must not be moved inside."""
+    w = made("algebraic", "fixed", "ends").within(torch.tensor([[1.0, 5.0, 1.5]]))
     assert float(w[0, 0]) < 1
-    assert float(w[0, 1]) == 5
+    assert w[0, 1:].tolist() == [5.0, 1.5]
 
 
 def test_columns_are_the_same_maps():
     w = torch.full((1, len(ALL)), 0.4, dtype=torch.float64)
-    chosen = torch.tensor([3, 1])
+    chosen = torch.tensor([5, 1])
     assert torch.equal(made(*ALL).columns(chosen).forward(w[:, :2])[0], made(*ALL).forward(w)[0][:, chosen])
 
 

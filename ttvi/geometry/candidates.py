@@ -90,7 +90,14 @@ def in_chart(target: Pullback, chart: Chart) -> Callable[[Tensor], Tensor]:
     return log_density
 
 
-def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Chart | None = None) -> list[Chart]:
+def charts(
+    coordinates: Coordinates,
+    points: Tensor,
+    geometry: str,
+    *,
+    known: Chart | None = None,
+    ends: tuple[Tensor, Tensor] | None = None,
+) -> list[Chart]:
     """The charts that a population suggests.
 
     *axis*: the user's coordinates one by one. *whitened*: principal axes of the population. *triangular*: every
@@ -102,12 +109,13 @@ def charts(coordinates: Coordinates, points: Tensor, geometry: str, *, known: Ch
         points: the population, shape (N, m).
         geometry: one of those, or "auto" for all that apply.
         known: a triangular chart that there is already.
+        ends: where the user's coordinates may end (:func:`.ends_of_columns`); None: nowhere.
     """
     found = []
     lines = int(coordinates.line.sum())
     follow = bool(coordinates.following.any())
     if geometry in ("auto", "axis", "atlas") or not follow:
-        found.append(Chart.axis(coordinates, points))
+        found.append(Chart.axis(coordinates, points, ends=ends))
     if geometry in ("auto", "triangular") and follow:
         found.append(known or triangular(coordinates, points))
         if not found[-1].smooth:

@@ -24,6 +24,8 @@ NATIVE_SPREAD = (
     0.2  # of an interval, from the first to the last hundredth of the mass, from which on it is covered as it is
 )
 NARROW_SPREAD = 0.1  # in many coordinates
+LEAST_END = 1.0  # deviation, where all points are one
+TINY = 1e-12
 MANY_COORDINATES = 40  # in which the slopes of stretched columns add up to more than a density falls off
 
 
@@ -110,14 +112,16 @@ class Chart:
 
     @classmethod
     def axis(
-        cls, coordinates: Coordinates, points: Tensor, *, order: Tensor | None = None, label: str = "axis"
-    ) -> Chart:
+        cls, coordinates: Coordinates, points: Tensor, *, order: Tensor | None = None,
+        ends: tuple[Tensor, Tensor] | None = None, label: str = "axis",
+    ) -> Chart:  # fmt: skip
         """Location, scale and tails of every coordinate from draws; an interval that they fill is covered as it is.
 
         Args:
             coordinates: the coordinates.
             points: draws ``t``, shape (N, m).
             order: of the working coordinates; None keeps the user's.
+            ends: where the columns of lines end, shape (m,) each, infinite where they do not (see :meth:`boxed`); None: nowhere.
             label: in words.
         """
         order = torch.arange(coordinates.dim) if order is None else order
@@ -127,7 +131,14 @@ class Chart:
         native = coordinates.interval & (spread > (NATIVE_SPREAD if len(order) <= MANY_COORDINATES else NARROW_SPREAD))
         plain = ~coordinates.line | native
         loc, scale, tau = torch.where(plain, 0.0, loc), torch.where(plain, 1.0, scale), torch.where(plain, 0.0, tau)
-        stretch = Stretch(tau[order], native[order], ~coordinates.line[order])
+        half = None
+        if ends is not None:
+            lower, upper = ends
+            ending = ~plain & torch.isfinite(upper - lower)
+            loc, tau = torch.where(ending, 0.5 * (lower + upper), loc), torch.where(ending, 0.0, tau)
+            scale = torch.where(ending, points.std(0).clamp_min(TINY), scale)
+            half = torch.where(ending, (0.5 * (upper - lower) / scale).clamp_min(LEAST_END), 0.0)[order]
+        stretch = Stretch(tau[order], native[order], ~coordinates.line[order], half)
         return cls(coordinates, Scaled(loc, scale[order], order), stretch, order, label)
 
     @classmethod
@@ -213,14 +224,14 @@ class Chart:
         return replace(self, stretch=identity)
 
     def boxed(self, half: float) -> Chart:
-        """The same affine chart with columns that end at so many deviations and are not stretched.
+        """The same chart with columns that end at so many deviations and are not stretched.
 
         The slope of a stretch grows with every column that is far out: in many coordinates what has next to no mass, like a wall
         between two wells, may tower over everything else point by point, which is all that a cross approximation sees.
         """
-        assert isinstance(self.mixing, Affine)
-        widths = torch.where(self.stretch.fixed, 1.0, half).to(self.mixing.matrix)
-        return replace(self.unstretched(), mixing=Affine(self.mixing.loc, self.mixing.matrix * widths))
+        stretch, nothing = self.stretch, torch.zeros_like(self.stretch.exponents)
+        ends = torch.where(stretch.fixed, nothing, half)
+        return replace(self, stretch=Stretch(nothing, torch.zeros_like(stretch.native), stretch.fixed, ends))
 
     def select(self, support: Support, kept: Tensor, t: Tensor | None = None) -> Chart | None:
         """A chart of the coordinates numbered ``kept`` (ascending) alone; None where it would need others as well.

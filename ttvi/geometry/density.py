@@ -337,7 +337,7 @@ def chart_from_record(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     return Chart(
         coordinates,
         mixing_from_record(spec["mixing"], inner),
-        Stretch(tensors["exponents"], tensors["native"], tensors["fixed"]),
+        Stretch(tensors["exponents"], tensors["native"], tensors["fixed"], tensors.get("ends")),
         tensors["order"],
         spec["label"],
     )

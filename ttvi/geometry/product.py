@@ -49,7 +49,9 @@ def product_density(chart: Chart, w: Tensor, *, safe: float = SAFE_SHARE) -> TTD
     True
     """
     w = w[:MOST_POINTS]
-    stretched = ~chart.stretch.fixed & ~chart.stretch.native
+    ending = chart.stretch.ending
+    stretched = ~chart.stretch.fixed & ~chart.stretch.native & ~ending
+    ends = torch.ones_like(chart.stretch.exponents) if chart.stretch.ends is None else chart.stretch.ends
     share = min(0.1, safe / chart.dim)
     cores: list[Tensor] = []
     bases: list[Basis] = []
@@ -58,8 +60,12 @@ def product_density(chart: Chart, w: Tensor, *, safe: float = SAFE_SHARE) -> TTD
         nodes, weights = sized.nodes(dtype=w.dtype, device=w.device), sized.weights(dtype=w.dtype, device=w.device)
         if isinstance(basis, Categorical):
             marginal = _histogram(w[:, k], len(nodes), share)
+        elif bool(ending[k]):
+            marginal = ends[k] * _on_the_line(ends[k] * w[:, k], ends[k] * nodes, share)
         elif bool(stretched[k]):
-            marginal = _on_the_line(w[:, k], nodes, share, curved=bool(chart.stretch.exponents[k] > 0))
+            slope = WIDTH * ((1 - nodes) * (1 + nodes)) ** -1.5
+            v, at = _algebraic(w[:, k]), _algebraic(nodes)
+            marginal = slope * _on_the_line(v, at, share, curved=bool(chart.stretch.exponents[k] > 0))
         elif isinstance(basis, Fourier):
             marginal = _on_the_circle(w[:, k], nodes, basis.upper - basis.lower, share)
         else:
@@ -74,13 +80,13 @@ def _bandwidth(spread: Tensor, count: int) -> Tensor:
     return (0.9 * spread * count**-0.2).clamp_min(1e-3)
 
 
-def _on_the_line(column: Tensor, nodes: Tensor, share: float, *, curved: bool) -> Tensor:
-    """In the variable v, in which a standard normal is expected, times dv/dw."""
+def _algebraic(w: Tensor) -> Tensor:
+    """The variable v, in which a standard normal is expected."""
+    return WIDTH * w / ((1 - w) * (1 + w)).clamp_min(1e-15).sqrt()
 
-    def line(w: Tensor) -> Tensor:
-        return WIDTH * w / ((1 - w) * (1 + w)).clamp_min(1e-15).sqrt()
 
-    v, x = line(column), line(nodes)
+def _on_the_line(v: Tensor, x: Tensor, share: float, *, curved: bool = False) -> Tensor:
+    """At x, by points v."""
     low, high = torch.quantile(v, 0.16), torch.quantile(v, 0.84)
     width = 1.5 * _bandwidth(torch.minimum(v.std(), 0.5 * (high - low).clamp_min(1e-3)), len(v))
     # Drawn together so that the kernel leaves the variance as it is.
@@ -90,9 +96,7 @@ def _on_the_line(column: Tensor, nodes: Tensor, share: float, *, curved: bool) -
     far = (x - v.mean()) / spread
     # Student with four degrees of freedom: its square root is still smooth in w. Heavy tails are in the sinh already.
     safe = torch.exp(-0.5 * far.square()) / math.sqrt(2 * math.pi) if curved else 0.375 * (1 + far.square() / 4) ** -2.5
-    safe = safe / spread
-    slope = WIDTH * ((1 - nodes) * (1 + nodes)) ** -1.5
-    return ((1 - share) * kernel + share * safe) * slope
+    return (1 - share) * kernel + share * safe / spread
 
 
 def _on_the_interval(column: Tensor, nodes: Tensor, share: float) -> Tensor:

@@ -31,12 +31,14 @@ class Stretch:
     The algebraic map covers the whole line, so nothing has to be known about where the tails end; the uniform density
     in ``w`` has tails :math:`|v|^{-3}`, heavier than almost any target. The hyperbolic sine makes power laws exponential
     and puts scales of several orders of magnitude side by side. A *native* column
-    undoes the map of an interval to the line, which is then covered as it is.
+    undoes the map of an interval to the line, which is then covered as it is. A column that *ends* is :math:`t = h w`, and covers
+    :math:`[-h, h]` alone.
 
     Attributes:
         exponents: :math:`\tau \ge 0` of every column, shape (m,).
         native: columns that stand for an interval as it is, shape (m,), bool.
         fixed: columns left alone (angles, finite sets), shape (m,), bool.
+        ends: :math:`h` of the columns that end, zero elsewhere, shape (m,); None where no column does.
 
     References:
         Boyd, Chebyshev and Fourier Spectral Methods (2001), chapter 17: rational Chebyshev functions on the line.
@@ -51,18 +53,19 @@ class Stretch:
     exponents: Tensor
     native: Tensor
     fixed: Tensor
+    ends: Tensor | None = None
 
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """The map, column by column.
 
         Args:
-            w: in [-1, 1], anything in the columns left alone; shape (..., m). The ends count as the last number inside.
+            w: in [-1, 1], anything in the columns left alone; shape (..., m). The ends of a line count as the last number inside.
 
         Returns:
             Points ``t`` on the line and ``log |dt/dw|``, both of the shape of ``w``.
         """
-        tau, native, fixed = self._like(w)
-        inner = self.within(torch.where(fixed, 0.0, w))
+        tau, native, fixed, ends = self._like(w)
+        inner = self.within(torch.where(fixed | (ends > 0), 0.0, w))
         gap = (1 - inner) * (1 + inner)
         v = WIDTH * inner / gap.sqrt()
         t, slope = v, _LOG_WIDTH - 1.5 * gap.log()
@@ -77,6 +80,9 @@ class Stretch:
             line = to_line(0.5 * (1 + inner))
             t = torch.where(native, line, t)
             slope = torch.where(native, -_LOG_TWO - from_line(line)[1], slope)
+        if self.ends is not None:
+            t = torch.where(ends > 0, ends * w, t)
+            slope = torch.where(ends > 0, torch.where(ends > 0, ends, 1.0).log(), slope)
         return torch.where(fixed, w, t), torch.where(fixed, 0.0, slope)
 
     def inverse(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,9 +92,10 @@ class Stretch:
             t: points on the line, shape (..., m).
 
         Returns:
-            Points ``w`` in [-1, 1] and ``log |dw/dt|``, both of the shape of ``t``. Far out ``w`` rounds to an end.
+            Points ``w`` and ``log |dw/dt|``, both of the shape of ``t``; in [-1, 1], unless they lie beyond where a column
+            ends. Far out on a line ``w`` rounds to an end.
         """
-        tau, native, fixed = self._like(t)
+        tau, native, fixed, ends = self._like(t)
         line = torch.where(fixed, 0.0, t)
         v, bent = line, torch.zeros_like(line)
         if self._any_curved:
@@ -103,12 +110,15 @@ class Stretch:
             u, inner_slope = from_line(line)
             w = torch.where(native, 2 * u - 1, w)
             slope = torch.where(native, -_LOG_TWO - inner_slope, slope)
+        if self.ends is not None:
+            half = torch.where(ends > 0, ends, 1.0)
+            w, slope = torch.where(ends > 0, line / half, w), torch.where(ends > 0, half.log(), slope)
         return torch.where(fixed, t, w), torch.where(fixed, 0.0, -slope)
 
     def within(self, w: Tensor) -> Tensor:
-        """Points with every stretched column inside (-1, 1), where the map is finite; the same shape (..., m)."""
+        """Points with every column that goes to a line inside (-1, 1), where the map is finite; the same shape (..., m)."""
         edge = 1 - 2 * torch.finfo(w.dtype).eps
-        return torch.where(self.fixed.to(w.device), w, w.clamp(-edge, edge))
+        return torch.where((self.fixed | self.ending).to(w.device), w, w.clamp(-edge, edge))
 
     def columns(self, chosen: Tensor) -> Stretch:
         """The same maps of some columns alone.
@@ -116,11 +126,18 @@ class Stretch:
         Args:
             chosen: numbers of columns, shape (m',).
         """
-        return Stretch(self.exponents[chosen], self.native[chosen], self.fixed[chosen])
+        ends = None if self.ends is None else self.ends[chosen]
+        return Stretch(self.exponents[chosen], self.native[chosen], self.fixed[chosen], ends)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it takes to make it again, by the names of the arguments."""
-        return {"exponents": self.exponents, "native": self.native, "fixed": self.fixed}
+        ends = {} if self.ends is None else {"ends": self.ends}
+        return {"exponents": self.exponents, "native": self.native, "fixed": self.fixed, **ends}
+
+    @cached_property
+    def ending(self) -> Tensor:
+        """The columns that end, shape (m,), bool."""
+        return torch.zeros_like(self.fixed) if self.ends is None else self.ends > 0
 
     @cached_property
     def _any_curved(self) -> bool:
@@ -130,8 +147,9 @@ class Stretch:
     def _any_native(self) -> bool:
         return bool(self.native.any())
 
-    def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.exponents.to(x), self.native.to(x.device), self.fixed.to(x.device)
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ends = torch.zeros_like(self.exponents) if self.ends is None else self.ends
+        return self.exponents.to(x), self.native.to(x.device), self.fixed.to(x.device), ends.to(x)
 
 
 def tail_exponent(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -59,9 +60,9 @@ def bounds_of_mass(stretch: Stretch, w: Tensor, log_weights: Tensor, *, further:
     margin = torch.where(stretch.exponents > HEAVY, HEAVY_MARGIN, MARGIN)
     # Beyond a sinh a deviation may be orders of magnitude: there no more than what makes the column so many times as long.
     margin = margin + (LONGER / stretch.exponents.clamp_min(1e-12)).clamp_max(further)
-    free = stretch.fixed | stretch.native
+    free = stretch.fixed | stretch.native | stretch.ending
     # Deviations of a column before its sinh, which a heavy tail needs as little of as a normal one.
-    plain = Stretch(torch.zeros_like(stretch.exponents), stretch.native, stretch.fixed)
+    plain = replace(stretch, exponents=torch.zeros_like(stretch.exponents))
     ends = []
     for sign in (-1.0, 1.0):
         outward, order = (sign * w).sort(0, descending=True)

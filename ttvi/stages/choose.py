@@ -19,11 +19,12 @@ from ..geometry.candidates import (
     look,
     whitened,
 )
-from ..geometry.chart import Chart
+from ..geometry.chart import MANY_COORDINATES, Chart
+from ..geometry.ends import ends_of_columns
 from ..geometry.exploration import laplace_shares
 from .plan import ENOUGH
 from .search import Search, merit
-from .training import excellent, trial
+from .training import HEAVY, excellent, trial
 
 __all__ = ["choose", "look_around"]
 
@@ -41,10 +42,10 @@ def look_around(search: Search) -> list[Candidate]:
         BudgetExhausted: nothing could be looked at.
     """
     points = search.cloud.points
-    found = charts(search.coordinates, points, search.plan.geometry, known=search.chart)
-    if search.nested is not None:
-        found.append(search.nested)
     with search.account.stage("geometry"):
+        found = charts(search.coordinates, points, search.plan.geometry, known=search.chart, ends=_ends(search))
+        if search.nested is not None:
+            found.append(search.nested)
         looked = [seen for chart in found if (seen := _look(search, chart, points)) is not None]
         if (seen := _at_maximum(search)) is not None:
             looked.append(seen)
@@ -72,6 +73,20 @@ def choose(search: Search, looked: Sequence[Candidate]) -> Candidate:
         f"(tried {', '.join(f'{c.label} {c.assessment.ess:.2g}' for c in [*looked, *trials])})"
     )
     return best
+
+
+def _ends(search: Search) -> tuple[Tensor, Tensor] | None:
+    """Where the user's coordinates may end, if there are many; beyond the population and all maxima of any mass."""
+    cloud, coordinates = search.cloud, search.coordinates
+    if coordinates.dim <= MANY_COORDINATES:
+        return None
+    reach = cloud.modes
+    if cloud.precisions is not None and len(reach):
+        reach = reach[laplace_shares(cloud.mode_values, cloud.precisions) > HEAVY]
+    try:
+        return ends_of_columns(search.target, cloud.points, reach, coordinates.line)
+    except BudgetExhausted:
+        return None
 
 
 def _look(search: Search, chart: Chart, points: Tensor) -> Candidate | None:

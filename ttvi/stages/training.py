@@ -22,7 +22,7 @@ from .plan import ENOUGH, MOST_PER_TRAIN, NEAR, RANKS, SPEAKS
 from .search import Fitted, Search, merit
 
 __all__ = [
-    "excellent", "lacks", "raise_ranks", "sharpen", "speaks", "telling_maxima", "train", "train_in", "trial", "worth_more",
+    "HEAVY", "excellent", "lacks", "raise_ranks", "sharpen", "speaks", "telling_maxima", "train", "train_in", "trial", "worth_more",
 ]  # fmt: skip
 
 TRIAL_RANK = 8
