@@ -119,6 +119,17 @@ def test_effective_share_of_what_was_hard(name, seed, least):
 
 
 @pytest.mark.slow
+def test_a_narrow_lattice_without_its_box():
+    """On lines rows that are turned over have more density per working coordinate than the ground state."""
+    problem = ttvi.problems.get("boundary-lattice-8-temperature-1")
+    posterior = ttvi.fit(problem.log_density, dim=problem.dim, seed=0)
+    assert posterior.log_evidence[0] == pytest.approx(problem.log_evidence, abs=2e-2)
+    x, log_weights = fresh_log_weights(problem, posterior)
+    assert ttvi.diagnostics.effective_sample_size(log_weights) > 0.3
+    assert float((x.sum(1) > 0).double().mean()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.slow
 def test_plain_draws_of_a_product():
     """Where a product is the answer, its draws are not thrown out either: means without weights."""
     problem = ttvi.problems.get("garch")

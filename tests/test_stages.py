@@ -17,7 +17,7 @@ from ttvi.geometry.chart import Chart
 from ttvi.geometry.coordinates import Coordinates, Pullback
 from ttvi.geometry.density import ChartDensity
 from ttvi.geometry.product import product_density
-from ttvi.stages import certificate, company, polish, regions, tighten, training
+from ttvi.stages import certificate, choose, company, polish, regions, tighten, training
 from ttvi.stages.search import Fitted, Tried
 from ttvi.supports import Support, circular
 from ttvi.tt import Fourier, TTDensity
@@ -117,6 +117,36 @@ def test_columns_of_regions_end_where_there_are_many_normal_ones(dim, far, ends)
     )
     edge = found.to_t(torch.ones(1, dim, dtype=torch.float64))[0]
     assert (float(edge.abs().max()) < 50) is ends  # unstretched columns have no end but rounding
+
+
+@pytest.mark.parametrize(("dim", "ends"), [(40, False), (41, True)])
+def test_the_users_coordinates_end_where_there_are_many(dim, ends):
+    """Beyond the population and a heavy maximum; a light one, far out, is left out."""
+    points = normal(1000, dim)
+    modes = torch.zeros(3, dim, dtype=torch.float64)
+    modes[1, 0], modes[2, 1] = 9.0, 30.0
+    cloud = SimpleNamespace(
+        points=points,
+        modes=modes,
+        mode_values=torch.tensor([0.0, -1.0, -20.0]),
+        precisions=torch.eye(dim).expand(3, -1, -1),
+    )
+    coordinates = Coordinates(Support.parse(dim=dim))
+    found = choose._ends(SimpleNamespace(cloud=cloud, coordinates=coordinates, target=log_density))
+    assert (found is not None) == ends
+    if found is not None:
+        assert float(found[1][0]) == 9
+        assert 5 < float(found[1][1]) < 9
+
+
+def test_no_column_ends_where_the_budget_has():
+    def paid(_):
+        raise BudgetExhausted("all spent")
+
+    heavy = torch.sinh(2 * normal(1000, 41))
+    cloud = SimpleNamespace(points=heavy, modes=heavy[:0], precisions=None)
+    search = SimpleNamespace(cloud=cloud, coordinates=Coordinates(Support.parse(dim=41)), target=paid)
+    assert choose._ends(search) is None
 
 
 def test_a_trial_that_lacks_what_its_product_finds_is_not_excellent():
