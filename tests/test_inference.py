@@ -119,6 +119,7 @@ def test_effective_share_of_what_was_hard(name, seed, least):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_narrow_lattice_without_its_box():
     """On lines rows that are turned over have more density per working coordinate than the ground state."""
     problem = ttvi.problems.get("boundary-lattice-8-temperature-1")

@@ -20,10 +20,8 @@ from .stretch import Stretch, tail_exponent
 
 __all__ = ["MANY_COORDINATES", "Chart"]
 
-NATIVE_SPREAD = (
-    0.2  # of an interval, from the first to the last hundredth of the mass, from which on it is covered as it is
-)
-NARROW_SPREAD = 0.1  # in many coordinates
+# Of an interval, from the first to the last hundredth of the mass, from which on it is covered as it is; in many coordinates.
+NATIVE_SPREAD, NARROW_SPREAD = 0.2, 0.1
 LEAST_END = 1.0  # deviation, where all points are one
 TINY = 1e-12
 MANY_COORDINATES = 40  # in which the slopes of stretched columns add up to more than a density falls off
