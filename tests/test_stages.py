@@ -384,6 +384,52 @@ def test_a_train_that_lost_a_mode_is_not_better():
     assert not training._better(search, one, both)
 
 
+# dimension, effective share, divergence, Pareto k of the train; whether a sharper one is built, and from the population
+SHARPENED = [
+    (3, 0.98, 0.05, 0.3, True, False),  # draws wasted where the density falls off
+    (3, 0.98, 0.01, 0.3, False, False),
+    (3, 0.92, 0.01, 0.9, True, True),  # a few draws decide the weights: an end that it is short of
+    (3, 0.8, 0.01, 0.9, False, False),
+    (20, 0.92, 0.01, 0.9, False, False),
+]
+
+
+@pytest.mark.parametrize(("dim", "ess", "divergence", "k", "built", "from_population"), SHARPENED)
+@pytest.mark.parametrize("after", [0.9, 0.99])
+def test_a_train_is_sharpened_where_it_is_short_of_something(
+    monkeypatch, dim, ess, divergence, k, built, from_population, after
+):
+    asked = []
+
+    def candidate(ess, divergence, k=0.0):
+        train = SimpleNamespace(train=SimpleNamespace(ranks=(1, 12, 1)))
+        seen = SimpleNamespace(
+            ess=ess, divergence=divergence, pareto_k=k, points=normal(4000), elbo=0.0, log_evidence=0.0
+        )
+        return SimpleNamespace(assessment=seen, density=train, chart=None, ess=ess, train=train)
+
+    def train_in(search, chart, points, *, tol, max_rank, **_):
+        asked.append((tol, max_rank, points))
+        return candidate(after, 0.0)
+
+    monkeypatch.setattr(training, "train_in", train_in)
+    monkeypatch.setattr(training, "_population", lambda search, candidate: normal(5))
+    monkeypatch.setattr(training.Fitted, "of", lambda candidate: candidate)
+    search = SimpleNamespace(
+        account=SimpleNamespace(stage=lambda name: nullcontext()), plan=SimpleNamespace(max_rank=64, tol=0.03),
+        coordinates=SimpleNamespace(dim=dim), cloud=SimpleNamespace(points=normal(9)), left=lambda share: 1000, record=asked.count,
+    )  # fmt: skip
+    own = candidate(ess, divergence, k)
+    fitted = SimpleNamespace(candidate=own, train=own.train, ess=ess)
+    found = training.sharpen(search, fitted)
+    assert len(asked) == built
+    assert (found is not fitted) == (built and after > ess)
+    for tol, rank, points in asked:
+        assert tol == pytest.approx(0.01)
+        assert rank == 24
+        assert len(points) == (9 if from_population else 5)
+
+
 def ranks_paid_for(monkeypatch, status, ess=0.5):
     """Of a train of rank 12 that ended so, and of those that follow it."""
     paid = []

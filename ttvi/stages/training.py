@@ -292,20 +292,28 @@ def _better(search: Search, new: Candidate | None, old: Candidate) -> bool:
 
 
 def sharpen(search: Search, fitted: Fitted) -> Fitted:
-    """A train of a smaller tolerance where a good one spends draws on places of next to no density.
+    """A train of a smaller tolerance where a good one spends draws on places of next to no density, or has too little at a thin end.
 
     The error of a train is spread like noise. Of an effective share it takes as little as its square, of a divergence
-    KL(q ‖ p) that square times all the nats by which the density falls off.
+    KL(q ‖ p) that square times all the nats by which the density falls off; and where a curved density is thin, it may be all there
+    is, so that a few draws there decide the weights.
     """
     candidate = fitted.candidate
-    if candidate is None or fitted.train is None or fitted.ess < ENOUGH or candidate.assessment.divergence < STRAY:
+    if candidate is None or fitted.train is None:
+        return fitted
+    spends = fitted.ess >= ENOUGH and candidate.assessment.divergence >= STRAY
+    thin = (
+        search.coordinates.dim <= FEW_COORDINATES and fitted.ess >= FAIR and candidate.assessment.pareto_k > TRUSTED_K
+    )
+    if not (spends or thin):
         return fitted
     left = search.left(0.6)
     rank = next((r for r in RANKS if r > max(fitted.train.train.ranks)), RANKS[-1])
     with search.account.stage("train"):
         sharper = train_in(
-            search, candidate.chart, _population(search, candidate), tol=SHARPER * search.plan.tol,
-            max_rank=min(rank, search.plan.max_rank),
+            search, candidate.chart,
+            search.cloud.points if thin else _population(search, candidate),  # its own draws know nothing of an end it lacks
+            tol=SHARPER * search.plan.tol, max_rank=min(rank, search.plan.max_rank),
             budget=min(_most(search), 2 * search.account.num_evaluations) if left is None else left,
         )  # fmt: skip
     if sharper is None:
