@@ -16,10 +16,11 @@ from ttvi.geometry.candidates import NARROWEST, Candidate, in_chart, whitened
 from ttvi.geometry.chart import Chart
 from ttvi.geometry.coordinates import Coordinates, Pullback
 from ttvi.geometry.density import ChartDensity
+from ttvi.geometry.interval import to_line
 from ttvi.geometry.product import product_density
 from ttvi.stages import certificate, choose, company, polish, regions, tighten, training
 from ttvi.stages.search import Fitted, Tried
-from ttvi.supports import Support, circular
+from ttvi.supports import Support, circular, interval, real
 from ttvi.tt import Fourier, TTDensity
 
 DIM = 3
@@ -137,6 +138,30 @@ def test_the_users_coordinates_end_where_there_are_many(dim, ends):
     if found is not None:
         assert float(found[1][0]) == 9
         assert 5 < float(found[1][1]) < 9
+
+
+def test_intervals_that_are_filled_are_not_asked_where_they_end():
+    """Their ends are known, and would pass for tails of the line that they are mapped to."""
+    t = torch.cat(
+        [
+            0.1 * normal(1000, 30),
+            to_line(
+                0.01 + 0.98 * torch.rand(1000, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+            ),
+        ],
+        1,
+    )
+    coordinates = Coordinates(Support.parse([real] * 30 + [interval(0.0, 1.0)] * 20))
+    asked = []
+
+    def target(points):
+        asked.append(points)
+        return -0.5 * (points[:, :30] / 0.1).square().sum(1)
+
+    cloud = SimpleNamespace(points=t, modes=t[:0], precisions=None)
+    lower, upper = choose._ends(SimpleNamespace(cloud=cloud, coordinates=coordinates, target=target))
+    assert torch.isfinite(upper - lower).tolist() == [True] * 30 + [False] * 20
+    assert not asked
 
 
 def test_no_column_ends_where_the_budget_has():

@@ -86,7 +86,7 @@ def _algebraic(w: Tensor) -> Tensor:
 
 
 def _on_the_line(v: Tensor, x: Tensor, share: float, *, curved: bool = False) -> Tensor:
-    """At x, by points v."""
+    """The estimate at x from points v, where a standard normal is expected, with a share of a wider density."""
     low, high = torch.quantile(v, 0.16), torch.quantile(v, 0.84)
     width = 1.5 * _bandwidth(torch.minimum(v.std(), 0.5 * (high - low).clamp_min(1e-3)), len(v))
     # Drawn together so that the kernel leaves the variance as it is.

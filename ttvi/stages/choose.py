@@ -83,8 +83,9 @@ def _ends(search: Search) -> tuple[Tensor, Tensor] | None:
     reach = cloud.modes
     if cloud.precisions is not None and len(reach):
         reach = reach[laplace_shares(cloud.mode_values, cloud.precisions) > HEAVY]
+    free = coordinates.line & ~Chart.axis(coordinates, cloud.points).stretch.native
     try:
-        return ends_of_columns(search.target, cloud.points, reach, coordinates.line)
+        return ends_of_columns(search.target, cloud.points, reach, free)
     except BudgetExhausted:
         return None
 
