@@ -409,29 +409,30 @@ def test_a_train_that_lost_a_mode_is_not_better():
     assert not training._better(search, one, both)
 
 
-# dimension, effective share, divergence, Pareto k of the train; whether a sharper one is built, and from the population
+# dimension, status, effective share, divergence, Pareto k of the train; whether a sharper one is built, and from the population
 SHARPENED = [
-    (3, 0.98, 0.05, 0.3, True, False),  # draws wasted where the density falls off
-    (3, 0.98, 0.01, 0.3, False, False),
-    (3, 0.92, 0.01, 0.9, True, True),  # a few draws decide the weights: an end that it is short of
-    (3, 0.8, 0.01, 0.9, False, False),
-    (20, 0.92, 0.01, 0.9, False, False),
+    (3, "rank-limited", 0.98, 0.05, 0.3, True, False),  # draws wasted where the density falls off
+    (3, "converged", 0.98, 0.01, 0.3, False, False),
+    (3, "converged", 0.8, 0.01, 0.9, True, True),  # a few draws decide the weights: an end that it is short of
+    (3, "rank-limited", 0.8, 0.01, 0.9, False, False),
+    (3, "converged", 0.05, 0.01, 0.9, False, False),
+    (20, "converged", 0.8, 0.01, 0.9, False, False),
 ]
 
 
-@pytest.mark.parametrize(("dim", "ess", "divergence", "k", "built", "from_population"), SHARPENED)
+@pytest.mark.parametrize(("dim", "status", "ess", "divergence", "k", "built", "from_population"), SHARPENED)
 @pytest.mark.parametrize("after", [0.9, 0.99])
 def test_a_train_is_sharpened_where_it_is_short_of_something(
-    monkeypatch, dim, ess, divergence, k, built, from_population, after
+    monkeypatch, dim, status, ess, divergence, k, built, from_population, after
 ):
     asked = []
 
     def candidate(ess, divergence, k=0.0):
-        train = SimpleNamespace(train=SimpleNamespace(ranks=(1, 12, 1)))
+        train = SimpleNamespace(train=SimpleNamespace(ranks=(1, 12, 1)), info=SimpleNamespace(status=status))
         seen = SimpleNamespace(
             ess=ess, divergence=divergence, pareto_k=k, points=normal(4000), elbo=0.0, log_evidence=0.0
         )
-        return SimpleNamespace(assessment=seen, density=train, chart=None, ess=ess, train=train)
+        return SimpleNamespace(kind="train", assessment=seen, density=train, chart=None, ess=ess, train=train)
 
     def train_in(search, chart, points, *, tol, max_rank, **_):
         asked.append((tol, max_rank, points))

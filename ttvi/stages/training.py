@@ -302,9 +302,9 @@ def sharpen(search: Search, fitted: Fitted) -> Fitted:
     if candidate is None or fitted.train is None:
         return fitted
     spends = fitted.ess >= ENOUGH and candidate.assessment.divergence >= STRAY
-    thin = (
-        search.coordinates.dim <= FEW_COORDINATES and fitted.ess >= FAIR and candidate.assessment.pareto_k > TRUSTED_K
-    )
+    # A train that has converged errs by its tolerance: where less is effective than that leaves, it is for a few draws.
+    few = candidate.assessment.pareto_k > TRUSTED_K and fitted.ess >= NEAR and _status(candidate) == "converged"
+    thin = few and search.coordinates.dim <= FEW_COORDINATES
     if not (spends or thin):
         return fitted
     left = search.left(0.6)
