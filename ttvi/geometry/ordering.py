@@ -30,9 +30,9 @@ class Ordering(NamedTuple):
 def better_order(points: Tensor, precision: Tensor | None) -> Ordering | None:
     """An order in which a train needs far less rank than in the given one; None where there is no such order.
 
-    Tried are the reverse Cuthill-McKee order of the graph of partial correlations at a maximum, and the order of the second
-    eigenvector of the Laplacians of these and of the correlations of a population. What decides is the information
-    across the cuts (:func:`.cut_information`), which costs no evaluation.
+    Tried are the reverse Cuthill-McKee order of the graph of partial correlations at a maximum, the order of the second
+    eigenvector of the Laplacians of these and of the correlations of a population, and the walk from its end that always goes on
+    to the coordinate that is tied most to the last one. What decides is the information across the cuts (:func:`.cut_information`), which costs no evaluation.
 
     Args:
         points: a population, shape (N, m).
